@@ -1,0 +1,26 @@
+# Every target sets up what it needs: a virtual environment in .venv with the package installed in editable form.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test check bench stress clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: install
+	$(BIN)/bossnet demo --out runs/demo --overwrite
+
+test: install
+	$(BIN)/python -m pytest -q
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info runs

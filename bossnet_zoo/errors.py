@@ -1,0 +1,53 @@
+"""Errors a user can cause, and therefore repair.
+
+Each message says what was given, what is allowed and what to type next. The
+command line prints it in one line, without a traceback, and ends with the
+class's exit code: 2 for a wrong request, 1 for a failure while carrying it out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BossNetError(Exception):
+    """Something went wrong that the user can understand and act on."""
+
+    exit_code = 1
+
+
+class UsageError(BossNetError, ValueError):
+    """The request itself cannot be carried out: a wrong name, value or combination."""
+
+    exit_code = 2
+
+
+class ArchitectureError(UsageError):
+    """An architecture, or one of its paths, that lies outside its search space."""
+
+
+class DataError(BossNetError):
+    """Images or labels that cannot be used."""
+
+
+class CheckpointError(BossNetError):
+    """A file of weights or of training state that cannot be used."""
+
+
+def unknown(kind: str, given: str, known: Iterable[str], hint: str = "") -> UsageError:
+    """A `UsageError` for a misspelt name, with the nearest known ones.
+
+    >>> str(unknown("space", "hytar", ["hytra", "mbconv"]))
+    "unknown space 'hytar'; did you mean hytra? known: hytra, mbconv"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    message = f"unknown {kind} {given!r}"
+    if near:
+        message += f"; did you mean {' or '.join(near)}?"
+    if len(names) <= 12:
+        message += f"{'' if near else ';'} known: {', '.join(names)}"
+    if hint:
+        message += f"; {hint}"
+    return UsageError(message)

@@ -1,0 +1,28 @@
+"""Stand-alone networks. Importing this package registers them with timm."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..errors import UsageError
+from ..spaces import Arch, HyTraArch
+from . import hytra
+
+__all__ = ["build", "hytra"]
+
+
+def build(arch: Arch, num_classes: int = 1000, in_chans: int = 3, **options) -> nn.Module:
+    """The network of an architecture of any space, freshly initialised.
+
+    Args:
+        arch: an architecture, as `Space.parse`, `Space.sample` or `bossnet_zoo.spaces.parse_arch` give it.
+        num_classes: outputs of the classifier; 0 for pooled features.
+        in_chans: channels of an image.
+        options: arguments of the network's class, for instance `Space.model_options()`.
+
+    Raises:
+        UsageError: `arch` belongs to no known space.
+    """
+    if isinstance(arch, HyTraArch):
+        return hytra.HyTra(arch, num_classes=num_classes, in_chans=in_chans, **options)
+    raise UsageError(f"{arch!r} is no architecture; make one with bossnet_zoo.spaces.get_space(NAME).parse(TEXT)")

@@ -1,0 +1,153 @@
+"""Where and how a program runs: device, precision and process group in one value.
+
+Nothing else in this project names a device. One process, `torchrun` on one machine and `torchrun` on several all give
+the same `Runtime`; with one process its collective operations do nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Made once by `Runtime.open`, passed as an argument, closed as a context manager.
+
+    Attributes:
+        device: where networks and batches live.
+        amp_dtype: dtype of autocast; float32 means no autocast.
+        rank, local_rank, world_size: this process among all, among those on this machine, and how many there are.
+    """
+
+    device: torch.device
+    amp_dtype: torch.dtype = torch.float32
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def open(cls, device: str = "auto", precision: str = "auto") -> Runtime:
+        """The runtime of this process, from `device` and the environment that torchrun sets.
+
+        Args:
+            device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` or `mps`.
+            precision: `auto` (bf16 on devices that compute it natively), `float32` or `bfloat16`.
+
+        Raises:
+            UsageError: an unknown device or precision, or one that this machine does not have.
+        """
+        rank = int(os.environ.get("RANK", 0))
+        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        world_size = int(os.environ.get("WORLD_SIZE", 1))
+        chosen = _device(device, local_rank)
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        if world_size > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        return cls(chosen, _precision(precision, chosen), rank, local_rank, world_size)
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.world_size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    @property
+    def description(self) -> str:
+        """`cpu, float32, 1 process`, for logs."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        processes = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
+        return f"{name}, {str(self.amp_dtype).removeprefix('torch.')}, {processes}"
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """Mixed precision where this runtime has it."""
+        if self.amp_dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.amp_dtype)
+
+    def average_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over all processes, in one collective operation per dtype."""
+        if self.world_size == 1:
+            return
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            by_dtype.setdefault(tensor.dtype, []).append(tensor)
+        for group in by_dtype.values():
+            flat = torch.cat([tensor.reshape(-1) for tensor in group])
+            dist.all_reduce(flat)
+            flat /= self.world_size
+            parts = flat.split([tensor.numel() for tensor in group])
+            for tensor, part in zip(group, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Replace the tensor by its sum over all processes."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """One picklable value from every process, in order of rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value, on every process."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, device=self.device if self.device.type == "cuda" else None)
+        return values[0]
+
+    def barrier(self) -> None:
+        """Wait until every process has come this far."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def shard(self, num_items: int) -> range:
+        """This process's share of `num_items` items: every world_size-th, from rank."""
+        return range(self.rank, num_items, self.world_size)
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}; allowed: auto, cpu, cuda, cuda:N, mps") from None
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device.type, False):
+        raise UsageError(f"device {name!r} is not available here; type --device auto or --device cpu")
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", local_rank)
+    return device
+
+
+def _precision(name: str, device: torch.device) -> torch.dtype:
+    choices = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
+    if name not in choices:
+        raise UsageError(f"unknown precision {name!r}; allowed: auto, float32, bfloat16")
+    return choices[name]

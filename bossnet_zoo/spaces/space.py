@@ -1,0 +1,101 @@
+"""What every search space offers.
+
+A network is a stem, a chain of blocks and a head. A *block* is a few choice layers; a *path* is one choice per layer
+of a block. The state in which a block is entered, its *entry*, is all that a block needs to know of the blocks before
+it (HyTra: the scale of the previous layer; NATS-Bench: its width; MBConv: nothing). Because of that, costs are sums
+over blocks and the solver can search a space of 10^10 architectures exactly.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Arch = Any  # a frozen, hashable value whose `str()` is its one written form
+Path = tuple  # one hashable choice per layer of a block
+Entry = Hashable | None  # None where the blocks before make no difference
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an architecture costs.
+
+    Attributes:
+        madds: multiply-accumulates of convolutions, linear layers and attention matrix products, for one image.
+            Normalisation, activations, pooling, additions and biases are not counted.
+        params: trainable parameters, biases and normalisation included.
+    """
+
+    madds: int = 0
+    params: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.madds + other.madds, self.params + other.params)
+
+    def __mul__(self, times: int) -> Cost:
+        return Cost(self.madds * times, self.params * times)
+
+
+class Space(Protocol):
+    """A search space. Implementations are frozen dataclasses; illegal architectures cannot be constructed."""
+
+    name: str
+    default_resolution: int
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    def count(self) -> int:
+        """Number of architectures."""
+
+    def parse(self, text: str) -> Arch:
+        """The architecture that `text` stands for; the inverse of `str`.
+
+        Raises:
+            ArchitectureError: naming the layer at fault and the rule it breaks.
+        """
+
+    def sample(self, generator: random.Random) -> Arch:
+        """One architecture, uniform over the whole space."""
+
+    def cost(self, arch: Arch, resolution: int | None = None) -> Cost:
+        """Cost at `resolution` pixels (default: the space's own), by arithmetic alone."""
+
+    def model_options(self) -> dict[str, Any]:
+        """Keyword arguments with which `models.build` makes this space's networks."""
+
+    # --- the chain of blocks
+
+    def entries(self, block: int) -> tuple[Entry, ...]:
+        """Every state in which `block` can be entered; `(None,)` for the first."""
+
+    def paths(self, block: int, entry: Entry = None) -> tuple[Path, ...]:
+        """Every legal path of `block` from `entry`, in a fixed order."""
+
+    def exit(self, block: int, entry: Entry, path: Path) -> Entry:
+        """The state in which the next block is entered after `path`."""
+
+    def split(self, arch: Arch) -> tuple[Path, ...]:
+        """The architecture's path through each block."""
+
+    def join(self, paths: Sequence[Path]) -> Arch:
+        """The architecture made of one path per block; the inverse of `split`."""
+
+    def path_text(self, path: Path) -> str:
+        """Written form of a path, a key of ratings files."""
+
+    def parse_path(self, block: int, text: str) -> Path:
+        """The inverse of `path_text`; raises `ArchitectureError`."""
+
+    def entry_text(self, entry: Entry) -> str:
+        """Written form of an entry, a key of ratings files; `any` for None."""
+
+    # --- costs along the chain: cost(arch) = fixed_cost(last exit) + sum of path_cost
+
+    def path_cost(self, block: int, entry: Entry, path: Path, resolution: int) -> Cost:
+        """Cost of one block's layers when entered in `entry`."""
+
+    def fixed_cost(self, exit: Entry, resolution: int) -> Cost:
+        """Cost of everything outside the blocks, for a network whose last block ends in `exit`."""

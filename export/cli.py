@@ -1,0 +1,7 @@
+"""Commands of `bossnet_zoo.export`, mounted by `bossnet_zoo.cli`. Heavy imports happen inside commands."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer()
