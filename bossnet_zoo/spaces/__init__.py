@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from ..errors import unknown
+import dataclasses
+import re
+
+from ..errors import ArchitectureError, unknown
 from .hytra import HyTraArch, HyTraSpace
+from .mbconv import MBConvArch, MBConvSpace
+from .nats import NatsArch, NatsSpace
 from .space import Arch, Cost, Entry, Path, Space
 
-__all__ = ["Arch", "Cost", "Entry", "HyTraArch", "HyTraSpace", "Path", "Space", "get_space", "space_names"]
+__all__ = [
+    "Arch",
+    "Cost",
+    "Entry",
+    "HyTraArch",
+    "HyTraSpace",
+    "MBConvArch",
+    "MBConvSpace",
+    "NatsArch",
+    "NatsSpace",
+    "Path",
+    "Space",
+    "get_space",
+    "parse_arch",
+    "space_names",
+]
 
-_SPACES: dict[str, type] = {"hytra": HyTraSpace}
+_SPACES: dict[str, type] = {"hytra": HyTraSpace, "mbconv": MBConvSpace, "nats": NatsSpace}
 
 
 def space_names() -> tuple[str, ...]:
@@ -24,8 +44,34 @@ def get_space(name: str, **options) -> Space:
         options: fields of the space's dataclass, for instance `base_width=8` for a narrow HyTra.
 
     Raises:
-        UsageError: the name is unknown.
+        UsageError: the name, an option or its value is unknown.
     """
     if name not in _SPACES:
         raise unknown("space", name, _SPACES)
-    return _SPACES[name](**options)
+    fields = [field.name for field in dataclasses.fields(_SPACES[name])]
+    for option in options:
+        if option not in fields:
+            raise unknown(f"option of the {name} space", option, fields)
+    # Options that come from a JSON file have lists where a frozen value needs tuples.
+    return _SPACES[name](**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+
+
+def parse_arch(text: str) -> Arch:
+    """The architecture that `text` stands for; its form tells the space.
+
+    >>> parse_arch("8:16:24:32:64").widths
+    (8, 16, 24, 32, 64)
+
+    Raises:
+        ArchitectureError: `text` has no space's form, or breaks its space's rule.
+    """
+    if ":" in text:
+        return NatsArch.parse(text)
+    if re.fullmatch(r"[\d-]+", text):
+        return MBConvArch.parse(text)
+    if re.fullmatch(r"\d+[a-z]+(-\d+[a-z]+)*", text):
+        return HyTraArch.parse(text)
+    raise ArchitectureError(
+        f"{text!r} is no architecture; allowed: 4c-8c-16cccac-32aaacaaaaa (hytra), 11-1111-1101-1011-1101 (mbconv) "
+        "and 8:16:24:32:64 (nats) are their forms; the rules: bossnet space hytra, mbconv or nats"
+    )

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from ..errors import ArchitectureError
-from .space import Cost, Entry
+from .space import Cost, Entry, halve, split_layers
 
 STRIDES = (4, 8, 16, 32)
 OPERATIONS = {0: "c", 1: "c", 2: "ca", 3: "ca"}  # by scale
@@ -41,9 +41,10 @@ def check_layers(layers: Sequence[Layer], entry: int | None = None) -> None:
     before = entry
     for number, (scale, operation) in enumerate(layers, start=1):
         if operation not in OPERATIONS[scale]:
+            allowed = " or ".join(OPERATIONS[scale])
             raise ArchitectureError(
                 f"layer {number}: operation {operation!r} is not allowed at stride {STRIDES[scale]}; "
-                f"allowed: {' or '.join(OPERATIONS[scale])} (c = ResConv; a = ResAtt, at strides 16 and 32 only); {_HINT}"
+                f"allowed: {allowed} (c = ResConv; a = ResAtt, at strides 16 and 32 only); {_HINT}"
             )
         if before is not None and scale not in (before, before + 1):
             verb = "falls" if scale < before else "jumps"
@@ -118,6 +119,7 @@ class HyTraSpace:
         base_width: channels of the stem and inner channels at stride 4; inner channels double with the stride, and a
             layer puts out four times its inner channels. 64 in the paper.
         se: squeeze-excite in ResConv (BossNet-T0 and T1; T0 without SE has none).
+        act_layer: timm's name of the activation.
         num_classes: outputs of the classifier, which is part of the cost.
         in_chans: channels of an image.
         default_resolution: pixels at which `cost` counts unless told otherwise.
@@ -126,6 +128,7 @@ class HyTraSpace:
     block_layers: tuple[int, ...] = (4, 4, 4, 4)
     base_width: int = 64
     se: bool = True
+    act_layer: str = "silu"
     num_classes: int = 1000
     in_chans: int = 3
     name: ClassVar[str] = "hytra"
@@ -150,7 +153,9 @@ class HyTraSpace:
             return 0
         rest = 1
         if num_layers > 1:
-            rest = HyTraSpace._continuations(num_layers - 1, scale) + HyTraSpace._continuations(num_layers - 1, scale + 1)
+            rest = HyTraSpace._continuations(num_layers - 1, scale) + HyTraSpace._continuations(
+                num_layers - 1, scale + 1
+            )
         return len(OPERATIONS[scale]) * rest
 
     def parse(self, text: str) -> HyTraArch:
@@ -172,7 +177,7 @@ class HyTraSpace:
         return HyTraArch(tuple(layers))
 
     def model_options(self) -> dict[str, Any]:
-        return {"base_width": self.base_width, "se": self.se}
+        return {"base_width": self.base_width, "se": self.se, "act_layer": self.act_layer}
 
     # --- the chain of blocks; an entry is the scale of the layer before
 
@@ -186,8 +191,7 @@ class HyTraSpace:
         return path[-1].scale
 
     def split(self, arch: HyTraArch) -> tuple[tuple[Layer, ...], ...]:
-        ends = list(itertools.accumulate(self.block_layers))
-        return tuple(arch.layers[end - size : end] for end, size in zip(ends, self.block_layers, strict=True))
+        return split_layers(arch.layers, self.block_layers)
 
     def join(self, paths: Sequence[tuple[Layer, ...]]) -> HyTraArch:
         return HyTraArch(tuple(itertools.chain.from_iterable(paths)))
@@ -200,12 +204,13 @@ class HyTraSpace:
         check_layers(layers)
         if len(layers) != self.block_layers[block]:
             raise ArchitectureError(
-                f"hytra path {text!r} has {len(layers)} layers; block {block} has {self.block_layers[block]}; {_HINT}"
+                f"hytra path {text!r} has {len(layers)} layers; "
+                f"block {block + 1} has {self.block_layers[block]}; {_HINT}"
             )
         return layers
 
     def entry_text(self, entry: Entry) -> str:
-        return "any" if entry is None else str(STRIDES[entry])  # type: ignore[index]
+        return "any" if entry is None else str(STRIDES[entry])  # type: ignore[call-overload]
 
     # --- costs
 
@@ -223,7 +228,7 @@ class HyTraSpace:
         assert isinstance(exit, int)
         features = self._channels(exit)
         head = Cost(features * self.num_classes, (features + 1) * self.num_classes)
-        return self._conv(self.in_chans, self.base_width, 7, _halve(resolution)) + head
+        return self._conv(self.in_chans, self.base_width, 7, halve(resolution)) + head
 
     def path_cost(self, block: int, entry: Entry, path: Sequence[Layer], resolution: int) -> Cost:
         total = Cost()
@@ -248,9 +253,9 @@ class HyTraSpace:
     @staticmethod
     def _side(scale: int, resolution: int) -> int:
         """Feature-map side at a scale. Every stride-2 step of the network rounds up."""
-        side = _halve(_halve(resolution))
+        side = halve(halve(resolution))
         for _ in range(scale):
-            side = _halve(side)
+            side = halve(side)
         return side
 
     @staticmethod
@@ -282,10 +287,6 @@ class HyTraSpace:
         total += Cost(3 * width**2 * tokens, 3 * width**2)  # queries, keys and values
         total += Cost(2 * width * tokens**2, 2 * width)  # q k^T and its product with v; the BN after it
         return total + self._conv(width, self._channels(scale), 1, side) + self._shortcut(in_channels, scale, side)
-
-
-def _halve(side: int) -> int:
-    return (side + 1) // 2
 
 
 @functools.cache

@@ -8,6 +8,7 @@ over blocks and the solver can search a space of 10^10 architectures exactly.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -99,3 +100,14 @@ class Space(Protocol):
 
     def fixed_cost(self, exit: Entry, resolution: int) -> Cost:
         """Cost of everything outside the blocks, for a network whose last block ends in `exit`."""
+
+
+def halve(side: int) -> int:
+    """Side of a feature map behind a stride-2 step; every network here rounds up."""
+    return (side + 1) // 2
+
+
+def split_layers(layers: Sequence[Any], sizes: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
+    """Consecutive groups of `layers`, one of each size."""
+    ends = itertools.accumulate(sizes)
+    return tuple(tuple(layers[end - size : end]) for end, size in zip(ends, sizes, strict=True))
