@@ -1,0 +1,307 @@
+"""Images by name or path, divided into parts: `open_images("digits", "train")`.
+
+Parts are the same for the same source and seed, on every machine:
+
+    test            what the source itself keeps for testing (val/ or test/, CIFAR's test images), else a fifth of it
+    train           everything else
+    search-val      the images of `train` by which a search is judged: a quarter, at most 50,000 (ImageNet's NAS-val)
+    search-train    the rest of `train`
+
+NATS-Bench divides CIFAR otherwise, and its divisions are kept: CIFAR-10 into 25,000 / 25,000 / 10,000 and CIFAR-100
+into 50,000 / 5,000 / 5,000 images for search-train / search-val / test, where search-val of CIFAR-100 is one half of
+the official test images and the other half is the test part; so there `train` is search-train alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from . import console, image_sources
+from .checkpoint import load_json, save_json
+from .determinism import seeded
+from .errors import DataError, UsageError
+from .image_sources import UNREADABLE, Source
+
+PARTS = ("search-train", "search-val", "train", "test")
+MAX_SEARCH_VAL = 50_000
+DATA_HINT = (
+    "allowed: digits, cifar10[:FOLDER], cifar100[:FOLDER], hf:NAME[:CONFIG], a folder of images "
+    "(train/CLASS/*.jpg, CLASS/*.jpg, with a CSV, or without labels), or shards such as data/{000..012}.tar"
+)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One part of a source: images by index, with labels where the source has them.
+
+    An image that cannot be read is named once on stderr, counted, and replaced by the next one that can (the same one
+    every time); with `strict` it is an error.
+
+    Attributes:
+        name: what the source is called in logs.
+        part: one of `PARTS`.
+        source, indices: where the images are, and which of the source's images belong to this part.
+        strict: whether an unreadable image is an error.
+        unreadable: (len(source),) bool, in memory that data-loading workers share: images found unreadable so far.
+    """
+
+    name: str
+    part: str
+    source: Source
+    indices: np.ndarray
+    strict: bool = False
+    unreadable: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unreadable", torch.zeros(len(self.source), dtype=torch.bool).share_memory_())
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> list[int] | None:
+        """The label of every image, or None."""
+        labels = self.source.labels
+        return None if labels is None else [labels[index] for index in self.indices]
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return self.source.class_names
+
+    @property
+    def num_unreadable(self) -> int:
+        """How many images were found unreadable so far, by this process and its data-loading workers."""
+        return int(self.unreadable.sum())
+
+    def image(self, index: int) -> Image.Image:
+        """The image at `index` in RGB, or its replacement. Raises `DataError`."""
+        return self.load(index)[0]
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Image in RGB and label (-1 without labels) at `index`, or those of the next image that can be read.
+
+        Raises:
+            DataError: no image can be read, or, with `strict`, this one cannot.
+        """
+        for step in range(len(self)):
+            place = int(self.indices[(index + step) % len(self)])
+            try:
+                image = _to_rgb(self.source.read(place))
+            except UNREADABLE as error:
+                self._report(place, error)
+                continue
+            return image, -1 if self.source.labels is None else int(self.source.labels[place])
+        raise DataError(f"{self.name}: none of its {len(self)} images can be read")
+
+    def _report(self, place: int, error: BaseException) -> None:
+        message = f"{self.source.describe(place)} cannot be read as an image: {error}"
+        if self.strict:
+            raise DataError(f"{message}; remove it, or leave out --strict-images") from error
+        if not self.unreadable[place]:
+            self.unreadable[place] = True
+            console.note(f"{message}; the next readable image takes its place")
+
+    def require_labels(self, purpose: str) -> list[int]:
+        """The labels. Raises `DataError` if there are none; `purpose` says what needs them, as in "training"."""
+        labels = self.labels
+        if labels is None:
+            raise DataError(
+                f"{self.name} has no labels, and {purpose} needs them; put the images into one folder per class, "
+                "or add a CSV with a file name and a label in each row"
+            )
+        return labels
+
+    def with_transform(
+        self, transform: Callable[[Image.Image], Any], target: Callable[[int], Any] | None = None
+    ) -> Images:
+        """A torch dataset of (transform(image), target(label)); the label is -1 where there is none."""
+        return Images(self, transform, target)
+
+
+@dataclass(frozen=True)
+class Images(Dataset):
+    """An `ImageSet` as a map-style torch dataset.
+
+    An item is asked for by its index, or by a tuple (index, *key): then the transform's random numbers are a pure
+    function of the key.
+    """
+
+    image_set: ImageSet
+    transform: Callable[[Image.Image], Any]
+    target: Callable[[int], Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_set)
+
+    def __getitem__(self, item: int | tuple[int, ...]) -> tuple[Any, Any]:
+        index, *key = item if isinstance(item, tuple) else (item,)
+        image, label = self.image_set.load(index)
+        if key:
+            with seeded(*key):
+                image = self.transform(image)
+        else:
+            image = self.transform(image)
+        return image, label if self.target is None else self.target(label)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def open_images(
+    source: str, part: str, *, seed: int = 0, strict: bool = False, split_file: Path | None = None
+) -> ImageSet:
+    """The images of one part of a source.
+
+    Args:
+        source: `digits`; `cifar10` or `cifar100`, with `:FOLDER` where torchvision's copy is not in $BOSSNET_DATA (by
+            default ~/.cache/bossnet-zoo); `hf:NAME[:CONFIG]`; a folder (see `image_sources.folder`), or shards such as
+            `data/{000..012}.tar`.
+        part: one of `PARTS`.
+        seed: draws the parts that the source does not define itself.
+        strict: an unreadable image is an error.
+        split_file: keeps the images drawn for search-val: read if it exists, else written.
+
+    Raises:
+        UsageError: an unknown source or part.
+        DataError: there are no images.
+    """
+    if part not in PARTS:
+        raise UsageError(f"unknown part {part!r}; allowed: {', '.join(PARTS)}")
+    name = source.rstrip("/") if len(source) > 1 else source
+    if part == "test":
+        images, indices = _test(name, seed)
+    else:
+        images, pool = _train(name, seed)
+        if part == "train" and not name.startswith("cifar100"):
+            indices = pool
+        else:
+            images, indices = _search_part(name, part, images, pool, seed, split_file)
+    if not len(indices):
+        raise DataError(f"{source} has no images for part {part}; {DATA_HINT}")
+    return ImageSet(name, part, images, indices, strict)
+
+
+def _open(name: str, train: bool) -> Source | None:
+    """The training or test side of a source; None where it keeps no images for testing."""
+    kind, _, rest = name.partition(":")
+    if name == "digits":
+        return image_sources.digits() if train else None
+    if kind in ("cifar10", "cifar100"):
+        return image_sources.cifar(kind, rest or cifar_folder(), train)
+    if kind == "hf" and rest:
+        return image_sources.hub(rest, train)
+    if name.endswith(".tar"):
+        return image_sources.shards(name) if train else None
+    if Path(name).is_dir():
+        return image_sources.folder(Path(name), train)
+    raise UsageError(f"data {name!r} is no folder and no known name; {DATA_HINT}")
+
+
+def cifar_folder() -> str:
+    """Where CIFAR is looked for and kept: $BOSSNET_DATA, by default ~/.cache/bossnet-zoo."""
+    return os.environ.get("BOSSNET_DATA") or str(Path.home() / ".cache" / "bossnet-zoo")
+
+
+def _train(name: str, seed: int) -> tuple[Source, np.ndarray]:
+    """The training side of a source, and which of its images are not kept for testing."""
+    images = _open(name, train=True)
+    assert images is not None
+    if _open(name, train=False) is not None:
+        return images, np.arange(len(images))
+    kept = _kept_for_testing(images, seed)
+    if name != "digits":
+        parts = f"{len(kept):,} of its {len(images):,}"
+        console.note(f"{name}: no images are set apart for testing, so {parts} are now, drawn with seed {seed}")
+    return images, np.setdiff1d(np.arange(len(images)), kept)
+
+
+def _open_test(name: str) -> Source | None:
+    return _open(name, train=False)
+
+
+def _test(name: str, seed: int) -> tuple[Source, np.ndarray]:
+    images = _open(name, train=False)
+    if images is None:
+        images = _open(name, train=True)
+        assert images is not None
+        return images, _kept_for_testing(images, seed)
+    if name.startswith("cifar100"):
+        return images, _nats_indices(name, "xtest", len(images), seed)
+    return images, np.arange(len(images))
+
+
+def _kept_for_testing(images: Source, seed: int) -> np.ndarray:
+    """A fifth of the images, in the classes' proportions; sorted indices."""
+    return _draw(np.arange(len(images)), -(-len(images) // 5), seed, images.labels)
+
+
+def _search_part(
+    name: str, part: str, images: Source, pool: np.ndarray, seed: int, split_file: Path | None
+) -> tuple[Source, np.ndarray]:
+    if name.startswith("cifar100"):
+        if part != "search-val":
+            return images, pool
+        test = _open(name, train=False)
+        assert test is not None
+        return test, _nats_indices(name, "xvalid", len(test), seed)
+    if name.startswith("cifar10"):
+        return images, _nats_indices(name, "train" if part == "search-train" else "valid", len(images), seed)
+    chosen = _search_val(pool, seed, name, split_file)
+    return images, chosen if part == "search-val" else np.setdiff1d(pool, chosen)
+
+
+def _search_val(pool: np.ndarray, seed: int, name: str, split_file: Path | None) -> np.ndarray:
+    """The images by which a search is judged, drawn without a look at the labels."""
+    if split_file is not None and split_file.exists():
+        stored = load_json(split_file, "split file")
+        if stored["images"] != len(pool):
+            raise DataError(
+                f"split file {split_file} is for {stored['images']:,} images, {name} now has {len(pool):,}; "
+                "bring the missing images back, or start a new run"
+            )
+        return np.array(stored["search_val"])
+    chosen = _draw(pool, min(MAX_SEARCH_VAL, len(pool) // 4), seed)
+    if split_file is not None:
+        record = {"format": 1, "data": name, "seed": seed, "images": len(pool), "search_val": chosen.tolist()}
+        save_json(split_file, record)
+    return chosen
+
+
+def _draw(pool: np.ndarray, count: int, seed: int, labels: Sequence[int] | None = None) -> np.ndarray:
+    """`count` members of `pool`, sorted; in the proportions of `labels` if every class has at least two images."""
+    from sklearn.model_selection import train_test_split
+
+    if not 0 < count < len(pool):
+        return pool[:count]
+    classes = None if labels is None else np.asarray(labels)
+    if classes is not None:
+        sizes = np.unique(classes, return_counts=True)[1]
+        if sizes.min() < 2 or len(sizes) > min(count, len(pool) - count):
+            classes = None
+    _, chosen = train_test_split(pool, test_size=count, random_state=seed, stratify=classes)
+    return np.sort(chosen)
+
+
+def _nats_indices(name: str, part: str, total: int, seed: int) -> np.ndarray:
+    """One half of CIFAR's images: NATS-Bench's own where its split file lies beside the images, else a seeded one."""
+    kind, _, folder = name.partition(":")
+    file = {"cifar10": "cifar-split.txt", "cifar100": "cifar100-test-split.txt"}[kind]
+    path = Path(folder or cifar_folder()) / file
+    if path.exists():
+        return np.array(sorted(int(index) for index in load_json(path, "NATS-Bench split file")[part][1]))
+    console.note(f"{kind}: no {file} of NATS-Bench in {path.parent}, so its halves are drawn with seed {seed}")
+    half = _draw(np.arange(total), total // 2, seed)
+    return half if part in ("train", "xvalid") else np.setdiff1d(np.arange(total), half)

@@ -1,0 +1,330 @@
+"""Where images come from: arrays, files, Hub datasets and tar shards, all read by index.
+
+A source knows its images in one fixed order. How they are divided into parts is the business of `datasets.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import os
+import re
+import struct
+import tarfile
+import zlib
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from .errors import DataError, UsageError
+
+# What Pillow raises for files that are damaged, cut short, absurdly large or no images at all.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("val", "validation", "valid", "test")
+
+
+class Source(Protocol):
+    """Images in a fixed order, with their labels where there are any."""
+
+    labels: Sequence[int] | None
+    class_names: tuple[str, ...] | None
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Image.Image:
+        """The image as stored, in any mode. Raises one of `UNREADABLE`."""
+
+    def describe(self, index: int) -> str:
+        """What to call the image in a message: its path, or its place."""
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Images in memory: uint8, (N, H, W) or (N, H, W, 3)."""
+
+    name: str
+    images: np.ndarray
+    labels: Sequence[int] | None
+    class_names: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> Image.Image:
+        return Image.fromarray(self.images[index])
+
+    def describe(self, index: int) -> str:
+        return f"image {index} of {self.name}"
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Image files."""
+
+    paths: Sequence[str]
+    labels: Sequence[int] | None
+    class_names: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> Image.Image:
+        with open(self.paths[index], "rb") as file:
+            image = Image.open(file)
+            image.load()
+        return image
+
+    def describe(self, index: int) -> str:
+        return self.paths[index]
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """One split of a dataset opened by the `datasets` library, whose images stay encoded until they are read."""
+
+    name: str
+    rows: Any
+    image_column: str
+    labels: Sequence[int] | None
+    class_names: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> Image.Image:
+        stored = self.rows[index][self.image_column]
+        image = Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"])
+        image.load()
+        return image
+
+    def describe(self, index: int) -> str:
+        return f"image {index} of {self.name}"
+
+
+@dataclass(frozen=True)
+class TarSource:
+    """Images inside uncompressed tar files (WebDataset shards), found by offset, so that any one can be read alone.
+
+    Attributes:
+        places: for each image its shard, the offset in that file and its number of bytes.
+        keys: for each image its key within the shard.
+    """
+
+    places: Sequence[tuple[str, int, int]]
+    keys: Sequence[str]
+    labels: Sequence[int] | None
+    class_names: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def read(self, index: int) -> Image.Image:
+        shard, offset, size = self.places[index]
+        with open(shard, "rb") as file:
+            file.seek(offset)
+            image = Image.open(io.BytesIO(file.read(size)))
+        image.load()
+        return image
+
+    def describe(self, index: int) -> str:
+        return f"{self.keys[index]} in {self.places[index][0]}"
+
+
+def digits() -> ArraySource:
+    """The 1,797 handwritten digits of scikit-learn: 8 x 8 pixels and 17 grey levels, here 64 x 64 and 0..255."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    small = np.rint(data.images * (255 / 16)).astype(np.uint8)
+    large = [np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC)) for image in small]
+    return ArraySource("digits", np.stack(large), data.target.tolist(), tuple("0123456789"))
+
+
+def cifar(name: str, root: str, train: bool) -> ArraySource:
+    """CIFAR-10 or CIFAR-100 from `root`, as torchvision stores it; downloaded if it is not there."""
+    from torchvision import datasets as torchvision_datasets
+
+    kind = {"cifar10": torchvision_datasets.CIFAR10, "cifar100": torchvision_datasets.CIFAR100}[name]
+    try:
+        data = kind(root, train=train, download=not _is_there(kind, root))
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{name} is not in {root} and could not be downloaded ({error}); "
+            f"put torchvision's copy there, or give its folder: --data {name}:FOLDER"
+        ) from error
+    return ArraySource(name, data.data, list(data.targets), tuple(data.classes))
+
+
+def _is_there(kind: Any, root: str) -> bool:
+    return os.path.isdir(os.path.join(root, kind.base_folder))
+
+
+def hub(name: str, train: bool) -> HubSource | None:
+    """The train or the test split of `NAME[:CONFIG]`, a Hub dataset or a local folder; None if it has no test split."""
+    try:
+        import datasets
+    except ImportError:
+        raise UsageError('hf: datasets need a package more; type: pip install "bossnet-zoo[data]"') from None
+    path, _, config = name.partition(":")
+    try:
+        splits = datasets.load_dataset(path, config or None)
+    except (OSError, ValueError) as error:
+        raise DataError(f"dataset hf:{name} could not be opened: {error}") from error
+    wanted = [split for split in (TRAIN_FOLDERS if train else TEST_FOLDERS) if split in splits]
+    if not wanted:
+        if train:
+            raise DataError(f"dataset hf:{name} has no split named train; it has {', '.join(splits)}")
+        return None
+    rows = splits[wanted[0]]
+    images = [column for column, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+    classes = [column for column, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)]
+    if not images:
+        raise DataError(f"dataset hf:{name} has no column of images; its columns are {', '.join(rows.features)}")
+    labels = rows[classes[0]][:] if classes else None
+    names = tuple(rows.features[classes[0]].names) if classes else None
+    rows = rows.cast_column(images[0], datasets.Image(decode=False))
+    return HubSource(f"hf:{name}", rows, images[0], labels, names)
+
+
+def folder(root: Path, train: bool) -> FileSource | TarSource | None:
+    """The training or the test side of a folder; None for the test side of a folder that is not divided.
+
+    Known forms: `train/` and `val/` (or `test/`), each with one folder per class, unlabelled images or tar shards;
+    `train.csv` and `val.csv`; one CSV; or no division at all.
+    """
+    if tables := sorted(root.glob("*.csv")):
+        by_stem = {table.stem.lower(): table for table in tables}
+        side = _first(by_stem, TRAIN_FOLDERS if train else TEST_FOLDERS)
+        if len(tables) == 1 or side is None:
+            return _csv(tables[0], tables) if train else None
+        return _csv(by_stem[side], tables)
+    folders = {entry.name.lower(): root / entry.name for entry in os.scandir(root) if entry.is_dir()}
+    train_name = _first(folders, TRAIN_FOLDERS)
+    if train_name is None:
+        return _images_or_shards(root) if train else None
+    if train:
+        return _images_or_shards(folders[train_name])
+    test_name = _first(folders, TEST_FOLDERS)
+    if test_name is None:
+        return None
+    return _images_or_shards(folders[test_name], _class_folders(folders[train_name]))
+
+
+def _first(known: Container[str], wanted: Iterable[str]) -> str | None:
+    return next((name for name in wanted if name in known), None)
+
+
+def _images_or_shards(root: Path, classes: Sequence[str] = ()) -> FileSource | TarSource:
+    """Images below `root`; their labels are positions in `classes`, by default `root`'s own folders."""
+    if list(root.glob("*.tar")):
+        return shards(str(root / "*.tar"))
+    own = _class_folders(root)
+    if not own:
+        return FileSource(_image_files(root), None, None)
+    if classes and (strangers := sorted(set(own) - set(classes))):
+        raise DataError(f"{root} has classes that the training images do not have: {', '.join(strangers[:5])}")
+    names = list(classes) or own
+    by_class = {name: _image_files(root / name) for name in own}
+    paths = [path for name in own for path in by_class[name]]
+    labels = [names.index(name) for name in own for _ in by_class[name]]
+    return FileSource(paths, labels, tuple(names))
+
+
+def _class_folders(root: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _image_files(root: Path) -> list[str]:
+    found = []
+    for parent, folders, files in os.walk(root, followlinks=True):
+        folders.sort()
+        found += [os.path.join(parent, name) for name in sorted(files) if name.lower().endswith(IMAGE_SUFFIXES)]
+    return found
+
+
+def _csv(table: Path, tables: Sequence[Path]) -> FileSource:
+    """The images that one table names; the class names are those of all `tables` together."""
+    names = sorted({label for other in tables for _, label in _rows(other)}, key=_natural)
+    numbers = {name: number for number, name in enumerate(names)}
+    rows = _rows(table)
+    paths = [str(table.parent / file) for file, _ in rows]
+    return FileSource(paths, [numbers[label] for _, label in rows], tuple(names))
+
+
+def _rows(table: Path) -> list[tuple[str, str]]:
+    """File and label of each row; further columns are ignored, and so is a header."""
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if row]
+    if rows and not rows[0][0].lower().endswith(IMAGE_SUFFIXES):
+        rows = rows[1:]
+    if not rows:
+        raise DataError(f"{table} names no images; each row is a file name and a label, as in: 0001.png,cat")
+    if short := [row for row in rows if len(row) < 2 or not row[1].strip()]:
+        raise DataError(
+            f"{table}: {short[0][0]} has no label; each row is a file name and a label, as in: 0001.png,cat"
+        )
+    return [(row[0].strip(), row[1].strip()) for row in rows]
+
+
+def _natural(name: str) -> tuple[int, int, str]:
+    """Numbers by value, before words."""
+    return (0, int(name), "") if name.isdigit() else (1, 0, name)
+
+
+def expand_shards(pattern: str) -> list[str]:
+    """The files that `dir/{000..012}.tar` or `dir/*.tar` names, in order."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if match is None:
+        return sorted(glob.glob(pattern))
+    width = len(match[1])
+    numbers = range(int(match[1]), int(match[2]) + 1)
+    return [
+        file
+        for n in numbers
+        for file in expand_shards(f"{pattern[: match.start()]}{n:0{width}d}{pattern[match.end() :]}")
+    ]
+
+
+def shards(pattern: str) -> TarSource:
+    """WebDataset shards: images `KEY.jpg`, their labels `KEY.cls` (a number)."""
+    files = expand_shards(pattern)
+    if not files:
+        raise UsageError(f"no shard matches {pattern!r}; write for instance data/{{000..012}}.tar")
+    places, keys, classes = [], [], []
+    for shard in files:
+        if not os.path.exists(shard):
+            raise UsageError(f"shard {shard} does not exist")
+        for key, place, label in _scan_shard(shard):
+            places.append(place)
+            keys.append(key)
+            classes.append(label)
+    labelled = [label for label in classes if label is not None]
+    if labelled and len(labelled) < len(classes):
+        raise DataError(f"{pattern}: {len(classes) - len(labelled)} of {len(classes)} images have no .cls file")
+    if not labelled:
+        return TarSource(places, keys, None, None)
+    return TarSource(places, keys, labelled, tuple(str(label) for label in range(max(labelled) + 1)))
+
+
+def _scan_shard(shard: str) -> list[tuple[str, tuple[str, int, int], int | None]]:
+    """Key, place and label of every image in a shard, from the tar's headers and its .cls members alone."""
+    images, labels = {}, {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                folder, _, file = member.name.rpartition("/")
+                stem, _, suffix = file.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
+                if f".{suffix}".lower().endswith(IMAGE_SUFFIXES):
+                    images[key] = (shard, member.offset_data, member.size)
+                elif suffix == "cls":
+                    labels[key] = int(tar.extractfile(member).read())  # type: ignore[union-attr]
+    except (tarfile.TarError, ValueError) as error:
+        raise DataError(f"shard {shard} cannot be read: {error}; shards are uncompressed tar files") from error
+    return [(key, place, labels.get(key)) for key, place in images.items()]
