@@ -120,6 +120,7 @@ class HyTraSpace:
             layer puts out four times its inner channels. 64 in the paper.
         se: squeeze-excite in ResConv (BossNet-T0 and T1; T0 without SE has none).
         act_layer: timm's name of the activation.
+        act_layer: timm's name of the activation (T0 without SE has `relu`); no part of the cost.
         num_classes: outputs of the classifier, which is part of the cost.
         in_chans: channels of an image.
         default_resolution: pixels at which `cost` counts unless told otherwise.

@@ -30,6 +30,14 @@ class Candidate(NamedTuple):
     kernel: int
 
 
+class LayerShape(NamedTuple):
+    """Where a choice layer stands, whatever it chooses."""
+
+    in_channels: int
+    out_channels: int
+    stride: int
+
+
 class Stage(NamedTuple):
     """What all layers of a block have in common; the stride is the first layer's, the others have 1."""
 
@@ -150,6 +158,20 @@ class MBConvSpace:
     def model_options(self) -> dict[str, Any]:
         return {"se": self.se, "width": self.width}
 
+    def layer_shape(self, block: int, index: int) -> LayerShape:
+        """Channels and stride of layer `index` of a block."""
+        stage = STAGES[block]
+        out_channels = self.channels(stage.channels)
+        if index:
+            return LayerShape(out_channels, out_channels, 1)
+        return LayerShape(
+            self.channels(STAGES[block - 1].channels if block else FIRST_CHANNELS), out_channels, stage.stride
+        )
+
+    def channels(self, channels: int) -> int:
+        """Channels at this space's width of what has `channels` at width 1."""
+        return scale_channels(channels, self.width)
+
     # --- the chain of blocks; nothing that happens in a block matters to the next, so every entry is None
 
     def entries(self, block: int) -> tuple[Entry, ...]:
@@ -203,18 +225,13 @@ class MBConvSpace:
         return total + Cost(head * self.num_classes, (head + 1) * self.num_classes)
 
     def path_cost(self, block: int, entry: Entry, path: Sequence[int], resolution: int) -> Cost:
-        channels = self.channels(STAGES[block - 1].channels if block else FIRST_CHANNELS)
-        out_channels = self.channels(STAGES[block].channels)
         side, side_out = self._side(block, resolution), self._side(block + 1, resolution)
         total = Cost()
-        for choice in path:
-            total += self._inverted_residual(channels, out_channels, CANDIDATES[choice], side, side_out)
-            channels, side = out_channels, side_out
+        for index, choice in enumerate(path):
+            shape = self.layer_shape(block, index)
+            total += self._inverted_residual(*shape[:2], CANDIDATES[choice], side, side_out)
+            side = side_out
         return total
-
-    def channels(self, channels: int) -> int:
-        """Channels at this space's width of what has `channels` at width 1."""
-        return scale_channels(channels, self.width)
 
     @staticmethod
     def _side(block: int, resolution: int) -> int:
