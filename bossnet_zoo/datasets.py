@@ -6,6 +6,7 @@ Parts are the same for the same source and seed, on every machine:
     train           everything else
     search-val      the images of `train` by which a search is judged: a quarter, at most 50,000 (ImageNet's NAS-val)
     search-train    the rest of `train`
+    all             the images of a source that keeps none apart for testing, undivided
 
 NATS-Bench divides CIFAR otherwise, and its divisions are kept: CIFAR-10 into 25,000 / 25,000 / 10,000 and CIFAR-100
 into 50,000 / 5,000 / 5,000 images for search-train / search-val / test, where search-val of CIFAR-100 is one half of
@@ -32,7 +33,7 @@ from .determinism import seeded
 from .errors import DataError, UsageError
 from .image_sources import UNREADABLE, Source
 
-PARTS = ("search-train", "search-val", "train", "test")
+PARTS = ("search-train", "search-val", "train", "test", "all")
 MAX_SEARCH_VAL = 50_000
 DATA_HINT = (
     "allowed: digits, cifar10[:FOLDER], cifar100[:FOLDER], hf:NAME[:CONFIG], a folder of images "
@@ -181,14 +182,14 @@ def open_images(
     if part not in PARTS:
         raise UsageError(f"unknown part {part!r}; allowed: {', '.join(PARTS)}")
     name = source.rstrip("/") if len(source) > 1 else source
-    if part == "test":
+    if part == "all":
+        images, indices = _all(name)
+    elif part == "test":
         images, indices = _test(name, seed)
     else:
-        images, pool = _train(name, seed)
-        if part == "train" and not name.startswith("cifar100"):
-            indices = pool
-        else:
-            images, indices = _search_part(name, part, images, pool, seed, split_file)
+        images, indices = _train(name, seed)
+        if part != "train":
+            images, indices = _search_part(name, part, images, indices, seed, split_file)
     if not len(indices):
         raise DataError(f"{source} has no images for part {part}; {DATA_HINT}")
     return ImageSet(name, part, images, indices, strict)
@@ -215,10 +216,18 @@ def cifar_folder() -> str:
     return os.environ.get("BOSSNET_DATA") or str(Path.home() / ".cache" / "bossnet-zoo")
 
 
+def _all(name: str) -> tuple[Source, np.ndarray]:
+    images = _open(name, train=True)
+    if images is None or _open(name, train=False) is not None:
+        raise UsageError(f"{name} keeps images for testing apart, so its parts are: {', '.join(PARTS[:-1])}")
+    return images, np.arange(len(images))
+
+
 def _train(name: str, seed: int) -> tuple[Source, np.ndarray]:
     """The training side of a source, and which of its images are not kept for testing."""
     images = _open(name, train=True)
-    assert images is not None
+    if images is None:
+        raise DataError(f"{name} has images for testing alone; put those for training into {name}/train")
     if _open(name, train=False) is not None:
         return images, np.arange(len(images))
     kept = _kept_for_testing(images, seed)
@@ -226,10 +235,6 @@ def _train(name: str, seed: int) -> tuple[Source, np.ndarray]:
         parts = f"{len(kept):,} of its {len(images):,}"
         console.note(f"{name}: no images are set apart for testing, so {parts} are now, drawn with seed {seed}")
     return images, np.setdiff1d(np.arange(len(images)), kept)
-
-
-def _open_test(name: str) -> Source | None:
-    return _open(name, train=False)
 
 
 def _test(name: str, seed: int) -> tuple[Source, np.ndarray]:

@@ -32,8 +32,11 @@ TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("val", "validation", "vali
 class Source(Protocol):
     """Images in a fixed order, with their labels where there are any."""
 
-    labels: Sequence[int] | None
-    class_names: tuple[str, ...] | None
+    @property
+    def labels(self) -> Sequence[int] | None: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None: ...
 
     def __len__(self) -> int: ...
 
@@ -193,7 +196,7 @@ def hub(name: str, train: bool) -> HubSource | None:
 
 
 def folder(root: Path, train: bool) -> FileSource | TarSource | None:
-    """The training or the test side of a folder; None for the test side of a folder that is not divided.
+    """The training or the test side of a folder, None where it has none; an undivided folder is a training side.
 
     Known forms: `train/` and `val/` (or `test/`), each with one folder per class, unlabelled images or tar shards;
     `train.csv` and `val.csv`; one CSV; or no division at all.
@@ -205,15 +208,16 @@ def folder(root: Path, train: bool) -> FileSource | TarSource | None:
             return _csv(tables[0], tables) if train else None
         return _csv(by_stem[side], tables)
     folders = {entry.name.lower(): root / entry.name for entry in os.scandir(root) if entry.is_dir()}
-    train_name = _first(folders, TRAIN_FOLDERS)
-    if train_name is None:
+    train_name, test_name = _first(folders, TRAIN_FOLDERS), _first(folders, TEST_FOLDERS)
+    # A lone folder named train among others is a class: there are pictures of trains.
+    divided = train_name and test_name or folders.keys() and folders.keys() <= {*TRAIN_FOLDERS, *TEST_FOLDERS}
+    if not divided:
         return _images_or_shards(root) if train else None
-    if train:
-        return _images_or_shards(folders[train_name])
-    test_name = _first(folders, TEST_FOLDERS)
-    if test_name is None:
+    side = train_name if train else test_name
+    if side is None:
         return None
-    return _images_or_shards(folders[test_name], _class_folders(folders[train_name]))
+    classes = _class_folders(folders[train_name]) if train_name and not train else ()
+    return _images_or_shards(folders[side], classes)
 
 
 def _first(known: Container[str], wanted: Iterable[str]) -> str | None:
@@ -281,7 +285,7 @@ def expand_shards(pattern: str) -> list[str]:
     """The files that `dir/{000..012}.tar` or `dir/*.tar` names, in order."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if match is None:
-        return sorted(glob.glob(pattern))
+        return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
     width = len(match[1])
     numbers = range(int(match[1]), int(match[2]) + 1)
     return [

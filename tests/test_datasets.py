@@ -1,0 +1,379 @@
+"""Images by name or path: every kind of source, its parts, and what happens to images that cannot be read."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from bossnet_zoo import datasets as bossnet_datasets
+from bossnet_zoo.datasets import ImageSet, open_images
+from bossnet_zoo.errors import DataError, UsageError
+from bossnet_zoo.image_sources import ArraySource, expand_shards
+
+
+def picture(brightness: int) -> Image.Image:
+    return Image.new("RGB", (6, 5), (brightness, 0, 255 - brightness))
+
+
+def save_pictures(folder: Path, count: int, first: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        picture(number).save(folder / f"{number:03}.png")
+
+
+def red(image_set: ImageSet) -> list[int]:
+    """The red value of every image, by which these tests tell them apart."""
+    return [image_set.image(index).getpixel((0, 0))[0] for index in range(len(image_set))]
+
+
+# --- parts
+
+
+def test_digits_divide_into_the_documented_parts():
+    parts = {part: open_images("digits", part) for part in ("search-train", "search-val", "train", "test", "all")}
+    assert {part: len(images) for part, images in parts.items()} == {
+        "search-train": 1078,
+        "search-val": 359,
+        "train": 1437,
+        "test": 360,
+        "all": 1797,
+    }
+    train, test = set(parts["train"].indices), set(parts["test"].indices)
+    assert not train & test
+    assert set(parts["search-train"].indices) | set(parts["search-val"].indices) == train
+    assert not set(parts["search-train"].indices) & set(parts["search-val"].indices)
+
+
+def test_test_images_keep_the_proportions_of_the_classes():
+    counts = np.bincount(open_images("digits", "test").require_labels("this test"))
+    assert counts.min() >= 34
+    assert counts.max() <= 38
+
+
+def test_the_seed_and_nothing_else_draws_the_parts():
+    first, again, other = (open_images("digits", "search-val", seed=seed).indices for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_digits_are_rgb_images_with_their_labels():
+    images = open_images("digits", "all")
+    image = images.image(0)
+    assert (image.mode, image.size) == ("RGB", (64, 64))
+    assert images.labels is not None
+    assert images.labels[:4] == [0, 1, 2, 3]
+    assert images.class_names == tuple("0123456789")
+    assert np.asarray(image)[24:40, 24:40].mean() < np.asarray(image)[16:24, 16:48].mean()  # a zero has a hole
+
+
+def test_search_val_is_capped_at_the_size_of_imagenet_nas_val(monkeypatch):
+    monkeypatch.setattr(bossnet_datasets, "MAX_SEARCH_VAL", 50)
+    assert len(open_images("digits", "search-val")) == 50
+    assert len(open_images("digits", "search-train")) == 1387
+
+
+def test_a_split_file_keeps_the_images_of_search_val(tmp_path):
+    path = tmp_path / "split.json"
+    drawn = open_images("digits", "search-val", seed=3, split_file=path)
+    stored = json.loads(path.read_text())
+    assert stored["search_val"] == drawn.indices.tolist()
+    stored["search_val"] = stored["search_val"][:10]
+    path.write_text(json.dumps(stored))
+    assert len(open_images("digits", "search-val", seed=99, split_file=path)) == 10
+    assert len(open_images("digits", "search-train", seed=3, split_file=path)) == 1427
+
+
+def test_a_split_file_of_other_images_is_refused(tmp_path):
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps({"format": 1, "images": 7, "search_val": [1]}))
+    with pytest.raises(DataError, match=r"is for 7 images, digits now has 1,437"):
+        open_images("digits", "search-val", split_file=path)
+
+
+# --- folders
+
+
+def test_a_tree_of_train_and_val_is_used_as_divided(tmp_path):
+    save_pictures(tmp_path / "train" / "cat", 3)
+    save_pictures(tmp_path / "train" / "dog", 2, first=10)
+    save_pictures(tmp_path / "val" / "dog", 2, first=20)
+    train, test = open_images(str(tmp_path), "train"), open_images(str(tmp_path), "test")
+    assert (red(train), train.labels, train.class_names) == ([0, 1, 2, 10, 11], [0, 0, 0, 1, 1], ("cat", "dog"))
+    assert (red(test), test.labels) == ([20, 21], [1, 1])  # numbered as in training, though there is no cat
+
+
+def test_a_class_that_training_lacks_is_an_error(tmp_path):
+    save_pictures(tmp_path / "train" / "cat", 1)
+    save_pictures(tmp_path / "val" / "bird", 1)
+    with pytest.raises(DataError, match="bird"):
+        open_images(str(tmp_path), "test")
+
+
+def test_a_flat_folder_is_divided_aloud(tmp_path, capsys):
+    save_pictures(tmp_path / "train", 10)  # pictures of trains
+    save_pictures(tmp_path / "bus", 10, first=100)
+    train = open_images(str(tmp_path), "train")
+    test = open_images(str(tmp_path), "test")
+    assert train.class_names == ("bus", "train")
+    assert (len(train), len(test)) == (16, 4)
+    assert test.labels == [0, 0, 1, 1]
+    assert not set(red(train)) & set(red(test))
+    assert "4 of its 20 are now, drawn with seed 0" in capsys.readouterr().err
+    assert len(open_images(str(tmp_path), "all")) == 20
+
+
+def test_a_folder_of_test_images_alone_can_be_evaluated_but_not_trained_on(tmp_path):
+    save_pictures(tmp_path / "val" / "cat", 2)
+    assert len(open_images(str(tmp_path), "test")) == 2
+    with pytest.raises(DataError, match="for testing alone"):
+        open_images(str(tmp_path), "train")
+    with pytest.raises(UsageError, match="its parts are: search-train"):
+        open_images(str(tmp_path), "all")
+
+
+def test_an_unlabelled_folder_serves_where_no_labels_are_needed(tmp_path):
+    save_pictures(tmp_path, 8)
+    images = open_images(str(tmp_path), "search-train")
+    assert images.labels is None
+    assert images.class_names is None
+    assert len(images) == 5
+    image, label = images.with_transform(lambda image: image.size)[0]
+    assert (image, label) == ((6, 5), -1)
+    with pytest.raises(DataError, match=r"has no labels, and training needs them; put the images into one folder per"):
+        images.require_labels("training")
+
+
+def test_a_csv_names_files_and_labels(tmp_path):
+    save_pictures(tmp_path / "files", 4)
+    (tmp_path / "labels.csv").write_text(
+        "file,label\nfiles/000.png,10\nfiles/001.png,9\nfiles/002.png,10\nfiles/003.png,2\n"
+    )
+    images = open_images(str(tmp_path), "all")
+    assert images.class_names == ("2", "9", "10")
+    assert images.labels == [2, 1, 2, 0]
+
+
+def test_csvs_of_train_and_test_share_their_classes(tmp_path):
+    save_pictures(tmp_path, 3)
+    (tmp_path / "train.csv").write_text("000.png,dog\n001.png,cat\n")
+    (tmp_path / "test.csv").write_text("002.png,dog\n")
+    assert open_images(str(tmp_path), "train").labels == [1, 0]
+    assert open_images(str(tmp_path), "test").labels == [1]
+
+
+def test_a_csv_row_without_a_label_is_an_error(tmp_path):
+    (tmp_path / "labels.csv").write_text("a.png,cat\nb.png\n")
+    with pytest.raises(DataError, match=r"b\.png has no label"):
+        open_images(str(tmp_path), "train")
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"has no images for part train; allowed: digits"):
+        open_images(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("source", ["no/such/folder", "digit", "hf:"])
+def test_an_unknown_source_says_what_is_allowed(source):
+    with pytest.raises(UsageError, match=r"no folder and no known name; allowed: digits, cifar10"):
+        open_images(source, "train")
+
+
+def test_an_unknown_part_says_what_is_allowed():
+    with pytest.raises(UsageError, match="allowed: search-train, search-val, train, test, all"):
+        open_images("digits", "validation")
+
+
+# --- shards, Hub datasets, CIFAR
+
+
+def write_shard(path: Path, numbers: range, labels: bool = True) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number in numbers:
+            buffer = io.BytesIO()
+            picture(number).save(buffer, "PNG")
+            members = [(f"{number:04}.png", buffer.getvalue())]
+            if labels:
+                members.append((f"{number:04}.cls", str(number % 3).encode()))
+            for name, content in members:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def test_shards_are_read_by_index(tmp_path):
+    write_shard(tmp_path / "00.tar", range(4))
+    write_shard(tmp_path / "01.tar", range(4, 6))
+    images = open_images(f"{tmp_path}/{{00..01}}.tar", "all")
+    assert red(images) == [0, 1, 2, 3, 4, 5]
+    assert images.labels == [0, 1, 2, 0, 1, 2]
+
+
+def test_shards_in_a_tree_are_used_as_divided(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    write_shard(tmp_path / "train" / "00.tar", range(4))
+    write_shard(tmp_path / "test" / "00.tar", range(4, 6))
+    assert red(open_images(str(tmp_path), "test")) == [4, 5]
+
+
+def test_shards_without_labels_are_unlabelled(tmp_path):
+    write_shard(tmp_path / "00.tar", range(4), labels=False)
+    assert open_images(f"{tmp_path}/*.tar", "all").labels is None
+
+
+def test_shard_patterns_expand_in_order():
+    assert expand_shards("a/{008..011}.tar") == ["a/008.tar", "a/009.tar", "a/010.tar", "a/011.tar"]
+
+
+def test_missing_and_damaged_shards_are_errors(tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        open_images(f"{tmp_path}/{{0..1}}.tar", "all")
+    (tmp_path / "0.tar").write_bytes(b"no tar file, whatever its name says" * 50)
+    with pytest.raises(DataError, match="cannot be read"):
+        open_images(f"{tmp_path}/0.tar", "all")
+
+
+def test_hub_datasets_are_opened_through_their_library(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for split, count in (("train", 3), ("test", 2)):
+        save_pictures(tmp_path / "pets" / split / "cat", count)
+        save_pictures(tmp_path / "pets" / split / "dog", count, first=100)
+    train = open_images(f"hf:{tmp_path}/pets", "train")
+    assert (red(train), train.labels, train.class_names) == (
+        [0, 1, 2, 100, 101, 102],
+        [0, 0, 0, 1, 1, 1],
+        ("cat", "dog"),
+    )
+    assert len(open_images(f"hf:{tmp_path}/pets", "test")) == 4
+
+
+def fake_cifar(monkeypatch, labels: int) -> None:
+    """CIFAR's sizes without CIFAR's images."""
+
+    def cifar(name, root, train):
+        count = 50_000 if train else 10_000
+        return ArraySource(name, np.zeros((count, 1, 1), np.uint8), [i % labels for i in range(count)], None)
+
+    monkeypatch.setattr("bossnet_zoo.image_sources.cifar", cifar)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("cifar10", (25_000, 25_000, 50_000, 10_000)), ("cifar100", (50_000, 5_000, 50_000, 5_000))]
+)
+def test_cifar_is_divided_as_in_nats_bench(tmp_path, monkeypatch, capsys, name, sizes):
+    fake_cifar(monkeypatch, labels=10)
+    parts = [open_images(f"{name}:{tmp_path}", part) for part in ("search-train", "search-val", "train", "test")]
+    assert tuple(len(part) for part in parts) == sizes
+    first, second = (parts[0], parts[1]) if name == "cifar10" else (parts[1], parts[3])
+    assert not set(first.indices) & set(second.indices)
+    assert "of NATS-Bench in" in capsys.readouterr().err
+
+
+def test_the_split_files_of_nats_bench_are_used_where_they_are(tmp_path, monkeypatch):
+    fake_cifar(monkeypatch, labels=10)
+    (tmp_path / "cifar-split.txt").write_text('{"train": ["int", ["5", "0"]], "valid": ["int", ["1", "2", "3"]]}')
+    (tmp_path / "cifar100-test-split.txt").write_text('{"xvalid": ["int", ["4"]], "xtest": ["int", ["9", "8"]]}')
+    assert open_images(f"cifar10:{tmp_path}", "search-train").indices.tolist() == [0, 5]
+    assert open_images(f"cifar10:{tmp_path}", "search-val").indices.tolist() == [1, 2, 3]
+    assert open_images(f"cifar100:{tmp_path}", "search-val").indices.tolist() == [4]
+    assert open_images(f"cifar100:{tmp_path}", "test").indices.tolist() == [8, 9]
+
+
+def test_cifar_is_read_as_torchvision_stores_it(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    base = tmp_path / CIFAR10.base_folder
+    base.mkdir()
+    batch = {"data": np.full((2, 3072), 7, np.uint8), "labels": [3, 8]}
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        (base / name).write_bytes(pickle.dumps(batch))
+    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    images = open_images(f"cifar10:{tmp_path}", "train")
+    assert (len(images), images.labels[:2], images.class_names) == (10, [3, 8], tuple("abcdefghij"))
+    assert images.image(0).getpixel((0, 0)) == (7, 7, 7)
+
+
+# --- images that cannot be read
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Five images; the third is cut short and the fourth is text."""
+    save_pictures(tmp_path / "cat", 3)
+    save_pictures(tmp_path / "dog", 2, first=50)
+    whole = (tmp_path / "cat" / "002.png").read_bytes()
+    (tmp_path / "cat" / "002.png").write_bytes(whole[:50])
+    (tmp_path / "dog" / "050.png").write_text("no image")
+    return tmp_path
+
+
+def test_an_unreadable_image_is_named_once_counted_and_replaced_by_the_next(damaged, capsys):
+    images = open_images(str(damaged), "all")
+    assert [images.load(index)[1] for index in range(5)] == [0, 0, 1, 1, 1]
+    assert red(images) == [0, 1, 51, 51, 51]
+    notes = capsys.readouterr().err
+    assert notes.count("002.png cannot be read as an image") == 1
+    assert notes.count("050.png cannot be read as an image") == 1
+    assert images.num_unreadable == 2
+
+
+def test_an_unreadable_image_is_an_error_under_strict(damaged):
+    images = open_images(str(damaged), "all", strict=True)
+    with pytest.raises(DataError, match=r"002\.png cannot be read as an image.*leave out --strict-images"):
+        images.image(2)
+
+
+def test_workers_count_unreadable_images_for_everybody(damaged):
+    images = open_images(str(damaged), "all")
+    dataset = images.with_transform(lambda image: torch.tensor(image.size))
+    batches = list(DataLoader(dataset, batch_size=5, num_workers=1))
+    assert len(batches[0][0]) == 5
+    assert images.num_unreadable == 2
+
+
+def test_a_source_without_a_readable_image_is_an_error(tmp_path):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(DataError, match="none of its 1 images can be read"):
+        open_images(str(tmp_path), "all").image(0)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
+def test_images_of_any_mode_become_rgb(tmp_path, mode):
+    Image.new(mode, (4, 4)).save(tmp_path / "a.tiff")
+    assert open_images(str(tmp_path), "all").image(0).mode == "RGB"
+
+
+def test_a_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path):
+    Image.new("P", (4, 4)).save(tmp_path / "a.png", transparency=b"\x00\x01")
+    assert open_images(str(tmp_path), "all").image(0).mode == "RGB"
+
+
+# --- keys
+
+
+def test_the_random_numbers_of_a_transform_follow_the_key():
+    dataset = open_images("digits", "test").with_transform(lambda image: (torch.rand(1).item(), np.random.rand()))
+    before = torch.get_rng_state()
+    first = dataset[(0, 1, 2)]
+    assert torch.equal(before, torch.get_rng_state())
+    assert dataset[(1, 1, 2)][0] == first[0]
+    assert dataset[(0, 1, 3)][0] != first[0]
+    batch = next(iter(DataLoader(dataset, sampler=[(0, 1, 2), (0, 1, 3)], batch_size=1, num_workers=1)))
+    assert batch[0][0].item() == first[0][0]
+
+
+def test_targets_can_be_made_from_labels():
+    dataset = open_images("digits", "all").with_transform(lambda image: 0, target=lambda label: 10 * label)
+    assert [dataset[index][1] for index in range(3)] == [0, 10, 20]
