@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+
 from torch import nn
 
 from ..errors import UsageError
-from ..spaces import Arch, HyTraArch
-from . import hytra
+from ..spaces import Arch, HyTraArch, MBConvArch, NatsArch
+from . import hytra, mbconv, nats
 
-__all__ = ["build", "hytra"]
+__all__ = ["build", "hytra", "mbconv", "nats"]
 
 
+@functools.singledispatch
 def build(arch: Arch, num_classes: int = 1000, in_chans: int = 3, **options) -> nn.Module:
     """The network of an architecture of any space, freshly initialised.
+
+    A space of your own joins with `build.register(MyArch, MyNetwork)`.
 
     Args:
         arch: an architecture, as `Space.parse`, `Space.sample` or `bossnet_zoo.spaces.parse_arch` give it.
@@ -23,6 +28,9 @@ def build(arch: Arch, num_classes: int = 1000, in_chans: int = 3, **options) -> 
     Raises:
         UsageError: `arch` belongs to no known space.
     """
-    if isinstance(arch, HyTraArch):
-        return hytra.HyTra(arch, num_classes=num_classes, in_chans=in_chans, **options)
-    raise UsageError(f"{arch!r} is no architecture; make one with bossnet_zoo.spaces.get_space(NAME).parse(TEXT)")
+    raise UsageError(f"{arch!r} is no architecture; make one with bossnet_zoo.spaces.parse_arch(TEXT)")
+
+
+build.register(HyTraArch, hytra.HyTra)
+build.register(MBConvArch, mbconv.MBConvNet)
+build.register(NatsArch, nats.NatsNet)

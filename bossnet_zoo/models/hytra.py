@@ -361,9 +361,7 @@ default_cfgs = generate_default_cfgs(
     {
         "bossnet_t0.in1k": _cfg(url=RELEASE + "BossNet-T0-80_8.pth", test_input_size=(3, 288, 288)),
         "bossnet_t0_nose.in1k": _cfg(url=RELEASE + "BossNet-T0-nose-80_5.pth"),
-        "bossnet_t1.in1k": _cfg(
-            url=RELEASE + "BossNet-T1-81_9.pth", pool_size=(14, 14), test_input_size=(3, 256, 256)
-        ),
+        "bossnet_t1.in1k": _cfg(url=RELEASE + "BossNet-T1-81_9.pth", pool_size=(14, 14), test_input_size=(3, 256, 256)),
         "hytra.untrained": _cfg(),
         "hytra_resnet50.untrained": _cfg(),
         "hytra_botnet50.untrained": _cfg(),
@@ -450,6 +448,6 @@ def hytra_random(pretrained: bool = False, **kwargs: Any) -> HyTra:
 
 
 @register_model
-def test_bossnet_t(pretrained: bool = False, **kwargs: Any) -> HyTra:
+def test_bossnet_t(pretrained: bool = False, **kwargs: Any) -> HyTra:  # noqa: PT028 (no test, but timm's name for tiny models)
     """A tiny network with every kind of layer on every scale, for tests."""
     return _create("test_bossnet_t", pretrained, "4c-8c-16ca-32ac", **{"base_width": 8, **kwargs})

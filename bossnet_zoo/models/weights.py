@@ -1,0 +1,185 @@
+"""Files of weights: read safely in every layout that they have in the wild, and loaded strictly.
+
+A file may hold `{"model", "model_ema", "args": argparse.Namespace, ...}` (the authors' release), `{"state_dict",
+"state_dict_ema", ...}` (timm's trainer), plain weights, or safetensors; names may be prefixed with `module.` or
+`_orig_mod.`. Nothing is ever unpickled but tensors, plain values and `argparse.Namespace`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import pickle
+import re
+import urllib.error
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv, build_model_with_cfg
+from timm.models._builder import resolve_pretrained_cfg
+from torch import Tensor, nn
+
+from ..errors import BossNetError, CheckpointError, UsageError
+
+_KEYS = {"model": ("model", "state_dict"), "model_ema": ("model_ema", "state_dict_ema")}
+_WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put in front of names
+
+
+def read_weights(path: str | Path, which: str = "model") -> dict[str, Tensor]:
+    """The weights in a file, under the network's own names, on the CPU.
+
+    Args:
+        path: a safetensors file, or one that `torch.save` wrote.
+        which: `model`, or `model_ema` for their moving average. A file with one set of weights serves as `model`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, wants to unpickle more than is safe, or holds no such weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"weights file {path} does not exist")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    weights = _select(content, which, path)
+    if not (isinstance(weights, Mapping) and weights and all(isinstance(value, Tensor) for value in weights.values())):
+        raise CheckpointError(f"{path} holds no weights: they are tensors by name, alone or under {_known_keys()}")
+    return {_strip(name): value for name, value in weights.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); fetch it again") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted is not None:
+            raise CheckpointError(
+                f"{path} was not loaded: to unpickle it would run {wanted[1]}, and a file of weights needs nothing but "
+                "tensors, plain values and argparse.Namespace; use a file from a source you trust"
+            ) from None
+        raise CheckpointError(f"{path} is damaged or no file of weights; fetch it again") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:  # how torch reports a damaged archive
+        raise CheckpointError(
+            f"{path} is damaged or no file of weights ({_first_line(error)}); fetch it again"
+        ) from None
+
+
+def _select(content: Any, which: str, path: Path) -> Any:
+    if not isinstance(content, Mapping):
+        return content
+    by_kind = {kind: content[key] for kind, keys in _KEYS.items() for key in keys if content.get(key) is not None}
+    if which in by_kind:
+        return by_kind[which]
+    if which == "model_ema":
+        raise CheckpointError(f"{path} holds no averaged weights (model_ema); load its plain weights: tag .in1k")
+    return by_kind.get("model_ema", content)
+
+
+def _strip(name: str) -> str:
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
+def _known_keys() -> str:
+    return ", ".join(key for keys in _KEYS.values() for key in keys)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: object = "these weights") -> None:
+    """Load weights whose names and shapes must be exactly the model's.
+
+    Raises:
+        CheckpointError: names what is missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    faults = {
+        "missing": own.keys() - weights.keys(),
+        "unexpected": weights.keys() - own.keys(),
+        "of another shape": {name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape},
+    }
+    found = "; ".join(f"{len(names)} {fault}: {_few(names)}" for fault, names in faults.items() if names)
+    if found:
+        raise CheckpointError(
+            f"{source} does not fit {type(model).__name__} {getattr(model, 'arch', '')} ({found}); "
+            "load it into the model it was saved from"
+        )
+    model.load_state_dict(weights)
+
+
+def _few(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+class LoadsWeightFiles:
+    """For networks: timm hands a downloaded or local file of weights to `load_pretrained` (its `custom_load`)."""
+
+    def load_pretrained(self: Any, path: str | Path, prefix: str = "") -> None:
+        """Load a file of weights; `pretrained_cfg` says which (a tag `ema_...` asks for the moving average).
+
+        The classifier is kept where its classes agree with the network's, and stays freshly initialised where the
+        network was asked for another number than the weights' own. The stem is adapted to `in_chans`.
+
+        Raises:
+            CheckpointError: the file is unusable, or does not fit.
+        """
+        cfg = self.pretrained_cfg
+        tag = cfg.get("tag") or ""
+        weights = read_weights(path, "model_ema" if tag.startswith("ema_") else "model")
+        own = self.state_dict()
+        stem = f"{cfg['first_conv']}.weight"
+        if stem in weights and weights[stem].shape[1] == cfg["input_size"][0]:
+            weights[stem] = adapt_input_conv(self.in_chans, weights[stem])
+        for name in (f"{cfg['classifier']}.weight", f"{cfg['classifier']}.bias"):
+            replaced = self.num_classes != cfg["num_classes"] and name in weights
+            if replaced and (name not in own or own[name].shape != weights[name].shape):
+                weights.pop(name)
+                if name in own:
+                    weights[name] = own[name]
+        load_strictly(self, weights, path)
+
+
+def create(model_cls: type[nn.Module], variant: str, pretrained: bool, recipe: str, **kwargs: Any) -> Any:
+    """What every entry point calls: timm's `build_model_with_cfg`, with files of weights read by `read_weights`.
+
+    Args:
+        model_cls: the network's class, which `LoadsWeightFiles`.
+        variant: registered name.
+        pretrained: load the weights that `pretrained_cfg` tells of.
+        recipe: with which `bossnet train` trains such a network; named where there are no weights.
+        kwargs: as for `build_model_with_cfg`.
+
+    Raises:
+        UsageError: `pretrained` of a name that has no published weights.
+        CheckpointError: weights that cannot be read or do not fit.
+        BossNetError: weights that cannot be downloaded.
+    """
+    overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
+    cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), overlay)
+    if pretrained and not (cfg.has_weights or cfg.state_dict):
+        raise UsageError(
+            f"{variant} has no published weights; create it with pretrained=False and train it: "
+            f"bossnet train {variant} --data IMAGENET --recipe {recipe}"
+        )
+    overlay.setdefault("custom_load", True)
+    try:
+        return build_model_with_cfg(model_cls, variant, pretrained, pretrained_cfg_overlay=overlay, **kwargs)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
+        raise BossNetError(
+            f"the weights of {variant} could not be downloaded from {cfg.url}: {error}; "
+            "with a copy of the file, pass pretrained_cfg_overlay=dict(file=PATH)"
+        ) from error
