@@ -1,6 +1,6 @@
 """Images by name or path, divided into parts: `open_images("digits", "train")`.
 
-Parts are the same for the same source and seed, on every machine:
+Parts are the same for the same source and seed, on every machine, and no seed moves an image in or out of `test`:
 
     test            what the source itself keeps for testing (val/ or test/, CIFAR's test images), else a fifth of it
     train           everything else
@@ -171,7 +171,7 @@ def open_images(
             default ~/.cache/bossnet-zoo); `hf:NAME[:CONFIG]`; a folder (see `image_sources.folder`), or shards such as
             `data/{000..012}.tar`.
         part: one of `PARTS`.
-        seed: draws the parts that the source does not define itself.
+        seed: draws search-val.
         strict: an unreadable image is an error.
         split_file: keeps the images drawn for search-val: read if it exists, else written.
 
@@ -185,9 +185,9 @@ def open_images(
     if part == "all":
         images, indices = _all(name)
     elif part == "test":
-        images, indices = _test(name, seed)
+        images, indices = _test(name)
     else:
-        images, indices = _train(name, seed)
+        images, indices = _train(name)
         if part != "train":
             images, indices = _search_part(name, part, images, indices, seed, split_file)
     if not len(indices):
@@ -223,34 +223,34 @@ def _all(name: str) -> tuple[Source, np.ndarray]:
     return images, np.arange(len(images))
 
 
-def _train(name: str, seed: int) -> tuple[Source, np.ndarray]:
+def _train(name: str) -> tuple[Source, np.ndarray]:
     """The training side of a source, and which of its images are not kept for testing."""
     images = _open(name, train=True)
     if images is None:
         raise DataError(f"{name} has images for testing alone; put those for training into {name}/train")
     if _open(name, train=False) is not None:
         return images, np.arange(len(images))
-    kept = _kept_for_testing(images, seed)
+    kept = _kept_for_testing(images)
     if name != "digits":
         parts = f"{len(kept):,} of its {len(images):,}"
-        console.note(f"{name}: no images are set apart for testing, so {parts} are now, drawn with seed {seed}")
+        console.note(f"{name}: no images are set apart for testing, so {parts} are now")
     return images, np.setdiff1d(np.arange(len(images)), kept)
 
 
-def _test(name: str, seed: int) -> tuple[Source, np.ndarray]:
+def _test(name: str) -> tuple[Source, np.ndarray]:
     images = _open(name, train=False)
     if images is None:
         images = _open(name, train=True)
         assert images is not None
-        return images, _kept_for_testing(images, seed)
+        return images, _kept_for_testing(images)
     if name.startswith("cifar100"):
-        return images, _nats_indices(name, "xtest", len(images), seed)
+        return images, _nats_indices(name, "xtest", len(images))
     return images, np.arange(len(images))
 
 
-def _kept_for_testing(images: Source, seed: int) -> np.ndarray:
+def _kept_for_testing(images: Source) -> np.ndarray:
     """A fifth of the images, in the classes' proportions; sorted indices."""
-    return _draw(np.arange(len(images)), -(-len(images) // 5), seed, images.labels)
+    return _draw(np.arange(len(images)), -(-len(images) // 5), 0, images.labels)
 
 
 def _search_part(
@@ -261,9 +261,9 @@ def _search_part(
             return images, pool
         test = _open(name, train=False)
         assert test is not None
-        return test, _nats_indices(name, "xvalid", len(test), seed)
+        return test, _nats_indices(name, "xvalid", len(test))
     if name.startswith("cifar10"):
-        return images, _nats_indices(name, "train" if part == "search-train" else "valid", len(images), seed)
+        return images, _nats_indices(name, "train" if part == "search-train" else "valid", len(images))
     chosen = _search_val(pool, seed, name, split_file)
     return images, chosen if part == "search-val" else np.setdiff1d(pool, chosen)
 
@@ -300,13 +300,13 @@ def _draw(pool: np.ndarray, count: int, seed: int, labels: Sequence[int] | None 
     return np.sort(chosen)
 
 
-def _nats_indices(name: str, part: str, total: int, seed: int) -> np.ndarray:
-    """One half of CIFAR's images: NATS-Bench's own where its split file lies beside the images, else a seeded one."""
+def _nats_indices(name: str, part: str, total: int) -> np.ndarray:
+    """One half of CIFAR's images: NATS-Bench's own where its split file lies beside the images, else random."""
     kind, _, folder = name.partition(":")
     file = {"cifar10": "cifar-split.txt", "cifar100": "cifar100-test-split.txt"}[kind]
     path = Path(folder or cifar_folder()) / file
     if path.exists():
         return np.array(sorted(int(index) for index in load_json(path, "NATS-Bench split file")[part][1]))
-    console.note(f"{kind}: no {file} of NATS-Bench in {path.parent}, so its halves are drawn with seed {seed}")
-    half = _draw(np.arange(total), total // 2, seed)
+    console.note(f"{kind}: no {file} of NATS-Bench in {path.parent}, so its halves are drawn at random (seed 0)")
+    half = _draw(np.arange(total), total // 2, seed=0)
     return half if part in ("train", "xvalid") else np.setdiff1d(np.arange(total), half)

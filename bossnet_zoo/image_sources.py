@@ -210,7 +210,7 @@ def folder(root: Path, train: bool) -> FileSource | TarSource | None:
     folders = {entry.name.lower(): root / entry.name for entry in os.scandir(root) if entry.is_dir()}
     train_name, test_name = _first(folders, TRAIN_FOLDERS), _first(folders, TEST_FOLDERS)
     # A lone folder named train among others is a class: there are pictures of trains.
-    divided = train_name and test_name or folders.keys() and folders.keys() <= {*TRAIN_FOLDERS, *TEST_FOLDERS}
+    divided = (train_name and test_name) or (folders.keys() and folders.keys() <= {*TRAIN_FOLDERS, *TEST_FOLDERS})
     if not divided:
         return _images_or_shards(root) if train else None
     side = train_name if train else test_name

@@ -59,10 +59,12 @@ def test_test_images_keep_the_proportions_of_the_classes():
     assert counts.max() <= 38
 
 
-def test_the_seed_and_nothing_else_draws_the_parts():
+def test_the_seed_draws_search_val_and_never_moves_a_test_image():
     first, again, other = (open_images("digits", "search-val", seed=seed).indices for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+    assert not set(other) & set(open_images("digits", "test").indices)
+    assert np.array_equal(open_images("digits", "test", seed=1).indices, open_images("digits", "test").indices)
 
 
 def test_digits_are_rgb_images_with_their_labels():
@@ -127,7 +129,7 @@ def test_a_flat_folder_is_divided_aloud(tmp_path, capsys):
     assert (len(train), len(test)) == (16, 4)
     assert test.labels == [0, 0, 1, 1]
     assert not set(red(train)) & set(red(test))
-    assert "4 of its 20 are now, drawn with seed 0" in capsys.readouterr().err
+    assert "4 of its 20 are now" in capsys.readouterr().err
     assert len(open_images(str(tmp_path), "all")) == 20
 
 
