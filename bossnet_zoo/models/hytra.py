@@ -5,23 +5,26 @@ ICCV 2021, https://arxiv.org/abs/2103.12424, section 4.1.
 
 Shapes: B images, C channels, H x W pixels, N = H * W tokens, D channels of an attention head.
 
-Module names are those of the authors' released checkpoints (`conv1`, `layer3.0.peg.conv`, `layer4.2.net.1.to_qkv`,
-`fc`, ...): weights in the wild depend on every one of them, odd as some are.
+State dict: module names are those of the authors' released checkpoints, and weights in the wild depend on every one of
+them, odd as some are. Stem `conv1`, `bn1`; the layers at stride 4, 8, 16, 32 in `layer1` to `layer4`, counted from 0
+(see `layer_names`); where a scale in front of the first layer has none, its downsampling step is `layer1.0`, ...;
+classifier `fc`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, SqueezeExcite, create_classifier, get_act_layer
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..spaces.hytra import STRIDES, HyTraArch
+from .weights import LoadsWeightFiles, build_variant
 
 # --- blocks
 
@@ -137,7 +140,9 @@ class ResAtt(nn.Module):
 
     @torch.jit.ignore
     def zero_init_last(self) -> None:
-        nn.init.zeros_(self.net[5].weight)
+        last = self.net[5]
+        assert isinstance(last, nn.BatchNorm2d)
+        nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.net(self.proj(x)) + self.shortcut(x))
@@ -163,10 +168,52 @@ def init_weights(module: nn.Module) -> None:
             child.zero_init_last()
 
 
+# --- from an architecture to its layers
+
+
+class Step(NamedTuple):
+    """One module of a stage: operation `c` or `a`, or `s` for the downsampling step of a scale without layers."""
+
+    operation: str
+    in_channels: int
+    width: int  # inner channels; four times as many come out
+    stride: int
+    dilation: int
+
+
+def plan_stages(arch: HyTraArch, base_width: int, last_stride: int, output_stride: int) -> list[list[Step]]:
+    """The modules of each stage, from stride 4 to that of the last layer."""
+    stages: list[list[Step]] = []
+    channels, reduction, dilation = base_width, STRIDES[0], 1
+    for scale in range(arch.last_scale + 1):
+        width = base_width * 2**scale
+        stride, first_dilation = last_stride if scale == 3 else 2, dilation
+        if scale < arch.first_scale:
+            operations = ["s"]
+        else:
+            operations = [layer.operation for layer in arch.layers if layer.scale == scale]
+            if scale == arch.first_scale:  # the stem and the steps before have strided already
+                stride = 1
+            elif reduction * stride > output_stride:
+                stride, dilation = 1, dilation * stride
+        stage = []
+        for operation in operations:
+            stage.append(Step(operation, channels, width, stride, first_dilation))
+            channels, reduction, stride, first_dilation = 4 * width, reduction * stride, 1, dilation
+        stages.append(stage)
+    return stages
+
+
+def layer_names(arch: HyTraArch) -> tuple[str, ...]:
+    """The module name of each choice layer, `layer3.0` for the first layer at stride 16."""
+    scales = [layer.scale for layer in arch.layers]
+    return tuple(f"layer{scale + 1}.{scales[:number].count(scale)}" for number, scale in enumerate(scales))
+
+
 # --- the network
 
 
-class HyTra(nn.Module):
+class HyTra(LoadsWeightFiles, nn.Module):
     """A HyTra network as a timm model.
 
     Args:
@@ -188,6 +235,11 @@ class HyTra(nn.Module):
         UsageError: an `output_stride` that the architecture cannot have.
     """
 
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+
     def __init__(
         self,
         arch: HyTraArch | str,
@@ -205,9 +257,10 @@ class HyTra(nn.Module):
     ):
         super().__init__()
         arch = HyTraArch.parse(arch) if isinstance(arch, str) else arch
-        if output_stride not in (8, 16, 32) or output_stride < STRIDES[arch.first_scale]:
-            allowed = ", ".join(str(s) for s in (8, 16, 32) if s >= STRIDES[arch.first_scale])
-            raise UsageError(f"output_stride {output_stride} is not possible for {arch}; allowed: {allowed}")
+        allowed = [stride for stride in (8, 16, 32) if stride >= STRIDES[arch.first_scale]]
+        if output_stride not in allowed:
+            choices = ", ".join(map(str, allowed))
+            raise UsageError(f"output_stride {output_stride} is not possible for {arch}; allowed: {choices}")
         self.arch = str(arch)
         self.num_classes = num_classes
         self.in_chans = in_chans
@@ -220,39 +273,30 @@ class HyTra(nn.Module):
         self.bn1 = nn.BatchNorm2d(base_width)
         self.act1 = act(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.feature_info = [{"num_chs": base_width, "reduction": 2, "module": "act1"}]
+        self.feature_info: list[dict[str, Any]] = [{"num_chs": base_width, "reduction": 2, "module": "act1"}]
 
-        channels, reduction, dilation, index = base_width, 4, 1, 0
-        for scale in range(len(STRIDES)):
-            name = f"layer{scale + 1}"
-            if scale > arch.last_scale:
-                self.add_module(name, nn.Identity())
-                continue
-            layers = [layer for layer in arch.layers if layer.scale == scale]
-            width = base_width * 2**scale
-            blocks: list[nn.Module] = []
-            if not layers:
-                blocks.append(make_downsample(channels, 4 * width, act))
-                channels, reduction = 4 * width, 2 * reduction
-            # Where earlier scales are absent, their convolutions have strided already.
-            stride = 1 if scale == arch.first_scale else last_stride if scale == 3 else 2
-            first_dilation = dilation
-            if stride == 2 and reduction >= output_stride:
-                dilation, stride = dilation * 2, 1
-            for _, operation in layers:
+        rates = torch.linspace(0, drop_path_rate, len(arch.layers)).tolist()
+        reduction = STRIDES[0]
+        for number, stage in enumerate(plan_stages(arch, base_width, last_stride, output_stride), start=1):
+            modules: list[nn.Module] = []
+            for operation, in_channels, width, stride, dilation in stage:
+                reduction *= stride
+                if operation == "s":
+                    modules.append(make_downsample(in_channels, 4 * width, act))
+                    continue
+                rate = rates.pop(0)
                 if operation == "c":
-                    rate = drop_path_rate * index / max(len(arch.layers) - 1, 1)
-                    kwargs = {"se": se, "act_layer": act, "drop_path": rate, "dilation": first_dilation}
-                    blocks.append(ResConv(channels, width, stride, **kwargs))
+                    kwargs = {"se": se, "act_layer": act, "drop_path": rate, "dilation": dilation}
+                    modules.append(ResConv(in_channels, width, stride, **kwargs))
                 else:
-                    blocks.append(ResAtt(channels, width, stride, head_dim=head_dim or base_width, act_layer=act))
-                channels, reduction = 4 * width, reduction * stride
-                stride, first_dilation, index = 1, dilation, index + 1
-            self.add_module(name, nn.Sequential(*blocks))
-            self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": name})
+                    modules.append(ResAtt(in_channels, width, stride, head_dim=head_dim or base_width, act_layer=act))
+            self.add_module(f"layer{number}", nn.Sequential(*modules))
+            self.feature_info.append({"num_chs": 4 * width, "reduction": reduction, "module": f"layer{number}"})
+        for number in range(arch.last_scale + 2, len(STRIDES) + 1):  # the network ends before these scales
+            self.add_module(f"layer{number}", nn.Identity())
 
-        self.num_features = self.head_hidden_size = channels
-        self.global_pool, self.fc = create_classifier(channels, num_classes, pool_type=global_pool)
+        self.num_features = self.head_hidden_size = 4 * base_width * 2**arch.last_scale
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
         init_weights(self)
 
     @torch.jit.ignore
@@ -262,7 +306,8 @@ class HyTra(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
         pool = global_pool if global_pool is not None else self.global_pool.pool_type
-        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool)
+        self.global_pool, classifier = create_classifier(self.num_features, num_classes, pool_type=pool)
+        self.fc = classifier.to(self.conv1.weight).train(self.training)
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -279,7 +324,7 @@ class HyTra(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+        if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq([self.layer1, self.layer2, self.layer3, self.layer4], x, flatten=True)
         x = self.layer1(x)
         x = self.layer2(x)
@@ -305,7 +350,8 @@ class HyTra(nn.Module):
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Feature maps after the stem (index 0, stride 2) and after each scale, in timm's manner."""
-        assert output_fmt == "NCHW", "the feature maps of a HyTra network are NCHW"
+        if output_fmt != "NCHW":
+            raise UsageError(f"output_fmt {output_fmt!r} is not possible: feature maps of a HyTra network are NCHW")
         take, last = feature_take_indices(len(self.feature_info), indices)
         intermediates = []
         x = self.act1(self.bn1(self.conv1(x)))
@@ -314,10 +360,7 @@ class HyTra(nn.Module):
         x = self.maxpool(x)
         num_stages = last if stop_early else len(self.feature_info) - 1
         for index, stage in enumerate([self.layer1, self.layer2, self.layer3, self.layer4][:num_stages], start=1):
-            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-                x = checkpoint_seq(stage, x)
-            else:
-                x = stage(x)
+            x = checkpoint_seq(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
             if index in take:
                 intermediates.append(x)
         return intermediates if intermediates_only else (x, intermediates)
@@ -325,11 +368,13 @@ class HyTra(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the scales after the last of `indices`, and the classifier."""
+        """Drop the scales after the last of `indices`, and the classifier, which would no longer fit."""
         take, last = feature_take_indices(len(self.feature_info), indices)
+        shortened = last + 1 < len(self.feature_info)
         for index in range(last + 1, len(STRIDES) + 1):
             setattr(self, f"layer{index}", nn.Identity())
-        if prune_head:
+        if prune_head or shortened:
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
             self.reset_classifier(0, "")
         return take
 
@@ -381,7 +426,7 @@ def _create(variant: str, pretrained: bool, arch: str, **kwargs: Any) -> HyTra:
     kwargs = {"arch": arch, **kwargs}
     num_stages = HyTraArch.parse(str(kwargs["arch"])).last_scale + 1
     feature_cfg = {"out_indices": tuple(range(1, num_stages + 1))}
-    return build_model_with_cfg(HyTra, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
+    return build_variant(HyTra, variant, pretrained, recipe="bossnet-t", feature_cfg=feature_cfg, **kwargs)
 
 
 BOSSNET_T = "4c-8c-16cccac-32aaacaaaaa"

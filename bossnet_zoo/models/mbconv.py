@@ -35,7 +35,7 @@ from ..spaces.mbconv import (
     MBConvSpace,
     scale_channels,
 )
-from .weights import LoadsWeightFiles, create
+from .weights import LoadsWeightFiles, build_variant
 
 # --- the network in timm's notation, `ir_r1_k3_s2_e6_c24_se0.25`
 
@@ -71,6 +71,11 @@ def make_layer(space: MBConvSpace, block: int, index: int, choice: int) -> nn.Mo
     definition = [[_inverted_residual(CANDIDATES[choice], out_channels, stride, space.se)]]
     builder = EfficientNetBuilder(act_layer=nn.SiLU, norm_layer=nn.BatchNorm2d)
     return builder(in_channels, decode_arch_def(definition))[0][0]
+
+
+def layer_names(arch: MBConvArch) -> tuple[str, ...]:
+    """The module name of each choice layer, `blocks.1.0` for the first."""
+    return tuple(f"blocks.{block}.{index}" for block, path in enumerate(arch.blocks, 1) for index in range(len(path)))
 
 
 class MBConvNet(LoadsWeightFiles, EfficientNet):
@@ -161,7 +166,7 @@ default_cfgs = generate_default_cfgs(
 
 def _create(variant: str, pretrained: bool, arch: str, **kwargs: Any) -> MBConvNet:
     kwargs = {"arch": arch, "feature_cfg": {"flatten_sequential": True}, **kwargs}
-    return create(MBConvNet, variant, pretrained, recipe="bossnet-m", **kwargs)
+    return build_variant(MBConvNet, variant, pretrained, recipe="bossnet-m", **kwargs)
 
 
 BOSSNET_M1 = "11-0110-0111-1100-0110"

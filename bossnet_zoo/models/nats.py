@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..spaces.nats import REDUCTIONS, NatsArch
-from .weights import LoadsWeightFiles, create
+from .weights import LoadsWeightFiles, build_variant
 
 # --- layers
 
@@ -99,6 +99,11 @@ def make_layer(index: int, in_channels: int, out_channels: int, drop_path: float
     return Cell(in_channels, out_channels)
 
 
+def layer_names(arch: NatsArch) -> tuple[str, ...]:
+    """The module name of each layer."""
+    return tuple(f"cells.{index}" for index in range(len(arch.widths)))
+
+
 # --- the network
 
 
@@ -145,7 +150,7 @@ class NatsNet(LoadsWeightFiles, nn.Module):
             nn.BatchNorm2d(channels),
         )
         self.cells = nn.Sequential()
-        self.feature_info = []
+        self.feature_info: list[dict[str, Any]] = []
         for index, width in enumerate(arch.widths):
             self.cells.append(make_layer(index, channels, width, drop_path_rate * sum(REDUCTIONS[: index + 1]) / 2))
             channels, reduction = width, reduction * (2 if REDUCTIONS[index] else 1)
@@ -162,7 +167,8 @@ class NatsNet(LoadsWeightFiles, nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
         pool = global_pool if global_pool is not None else self.global_pool.pool_type
-        self.global_pool, self.classifier = create_classifier(self.num_features, num_classes, pool_type=pool)
+        self.global_pool, classifier = create_classifier(self.num_features, num_classes, pool_type=pool)
+        self.classifier = classifier.to(self.stem[0].weight).train(self.training)
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -179,10 +185,7 @@ class NatsNet(LoadsWeightFiles, nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-            x = checkpoint_seq(self.cells, x)
-        else:
-            x = self.cells(x)
+        x = checkpoint_seq(self.cells, x) if self.grad_checkpointing and not torch.jit.is_scripting() else self.cells(x)
         return self.lastact(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -210,10 +213,7 @@ class NatsNet(LoadsWeightFiles, nn.Module):
         intermediates = []
         x = self.stem(x)
         for index, layer in enumerate(self.cells[: 2 * last + 1] if stop_early else self.cells):
-            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-                x = checkpoint_seq([layer], x)
-            else:
-                x = layer(x)
+            x = checkpoint_seq([layer], x) if self.grad_checkpointing and not torch.jit.is_scripting() else layer(x)
             if index % 2 == 0 and index // 2 in take:
                 intermediates.append(x)
         return intermediates if intermediates_only else (self.lastact(x), intermediates)
@@ -221,12 +221,14 @@ class NatsNet(LoadsWeightFiles, nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the layers after the last of `indices`, and the classifier."""
+        """Drop the layers after the last of `indices`, and the classifier, which would no longer fit."""
         take, last = feature_take_indices(len(self.feature_info), indices)
+        shortened = last + 1 < len(self.feature_info)
         self.cells = self.cells[: 2 * last + 1]
-        if prune_norm or last < len(self.feature_info) - 1:
+        if prune_norm or shortened:
             self.lastact = nn.Sequential()
-        if prune_head:
+        if prune_head or shortened:
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
             self.reset_classifier(0, "")
         return take
 
@@ -256,4 +258,4 @@ default_cfgs = generate_default_cfgs(
 def nats_size(pretrained: bool = False, arch: str = "64:64:64:64:64", **kwargs: Any) -> NatsNet:
     """Any network of NATS-Bench's size space: `timm.create_model("nats_size", arch="8:16:24:32:64")`."""
     kwargs = {"arch": arch, "feature_cfg": {"out_indices": (0, 1, 2), "flatten_sequential": True}, **kwargs}
-    return create(NatsNet, "nats_size", pretrained, recipe="bossnet-m", **kwargs)
+    return build_variant(NatsNet, "nats_size", pretrained, recipe="bossnet-m", **kwargs)

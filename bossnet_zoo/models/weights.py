@@ -140,20 +140,21 @@ class LoadsWeightFiles:
         cfg = self.pretrained_cfg
         tag = cfg.get("tag") or ""
         weights = read_weights(path, "model_ema" if tag.startswith("ema_") else "model")
-        own = self.state_dict()
         stem = f"{cfg['first_conv']}.weight"
         if stem in weights and weights[stem].shape[1] == cfg["input_size"][0]:
             weights[stem] = adapt_input_conv(self.in_chans, weights[stem])
-        for name in (f"{cfg['classifier']}.weight", f"{cfg['classifier']}.bias"):
-            replaced = self.num_classes != cfg["num_classes"] and name in weights
-            if replaced and (name not in own or own[name].shape != weights[name].shape):
-                weights.pop(name)
+        if self.num_classes != cfg["num_classes"]:
+            own = self.state_dict()
+            for name in (f"{cfg['classifier']}.weight", f"{cfg['classifier']}.bias"):
+                if name in own and name in weights and own[name].shape == weights[name].shape:
+                    continue  # a fine-tuned file, opened with its own number of classes
+                weights.pop(name, None)
                 if name in own:
                     weights[name] = own[name]
         load_strictly(self, weights, path)
 
 
-def create(model_cls: type[nn.Module], variant: str, pretrained: bool, recipe: str, **kwargs: Any) -> Any:
+def build_variant(model_cls: type[nn.Module], variant: str, pretrained: bool, recipe: str, **kwargs: Any) -> Any:
     """What every entry point calls: timm's `build_model_with_cfg`, with files of weights read by `read_weights`.
 
     Args:
