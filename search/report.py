@@ -1,0 +1,255 @@
+"""The report of a search: one HTML page that needs nothing else, neither network nor script.
+
+It shows what the run directory holds and leaves out what is not there (yet), so it can be written at any moment of a
+search. The page is `report.html` beside this file; what it says is gathered here, its figures in `report_figures`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup, escape
+
+from bossnet_zoo import __version__
+from bossnet_zoo.checkpoint import save_text
+from bossnet_zoo.drawing import diagram
+from bossnet_zoo.errors import ArchitectureError
+
+from . import report_figures as figures
+from .run_record import RunRecord, read_run
+from .svg import FIGURE_STYLE, PALETTE
+
+SPACES = {"hytra": "HyTra", "mbconv": "MBConv", "nats": "NATS-Bench S_S"}
+METHODS = {
+    "bossnas": "BossNAS: each block learns without labels, by ensemble bootstrapping",
+    "dna": "DNA: each block imitates a supervised teacher's features",
+    "unnas": "UnNAS: the network learns to tell how images were rotated",
+}
+
+
+class Card(NamedTuple):
+    """A headline figure: what, how much, and a remark."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` into a run directory, from whatever the run has brought about so far.
+
+    Raises:
+        UsageError: the folder is no run directory of a search.
+        BossNetError: a file of the run is damaged, or the page could not be written.
+    """
+    run = Path(run)
+    page = render_report(read_run(run))
+    save_text(run / "report.html", page)
+    return run / "report.html"
+
+
+def render_report(record: RunRecord) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        colored=colored, count=format_count, percent=format_percent, duration=format_duration, size=format_size
+    )
+    found = record.architecture
+    reference = record.demo.get("reference")
+    return environment.get_template("report.html").render(
+        record=record,
+        version=record.config.get("version", __version__),
+        style=Markup(PALETTE + FIGURE_STYLE),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        lede=_lede(record),
+        found=found,
+        drawing=figures.architecture_figure(record, found),
+        kinds=_kinds(found),
+        reference=reference,
+        reference_drawing=figures.architecture_figure(record, reference),
+        cards=list(_cards(record)),
+        facts=_facts(record),
+        losses=figures.loss_panels(record),
+        ratings=figures.rating_panels(record),
+        convergence=figures.convergence_figure(record),
+        front=figures.front_figure(record),
+        accuracies=figures.accuracy_figure(record),
+        coverage=_coverage(record),
+        retrained=record.demo.get("retrained", []),
+        exported=record.demo.get("export"),
+        seconds=record.demo.get("seconds", {}),
+        commands=_commands(record),
+        settings=record.config.get("settings", {}),
+    )
+
+
+# --- what the page says
+
+
+def _lede(record: RunRecord) -> str:
+    """The whole story in a sentence."""
+    space = _space_name(record)
+    if record.architecture is None:
+        of_all = f" of {record.space.num_blocks}" if record.space else ""
+        return f"{len(record.block_ratings)}{of_all} blocks of {space} are rated so far. This page shows what there is."
+    among = f"the {record.space.count():,} architectures" if record.space else "the architectures"
+    learned = ", learned from images without labels" if record.config.get("method") == "bossnas" else ""
+    return f"Chosen among {among} of {space} by the ratings of {record.num_rated:,} paths{learned}."
+
+
+def _space_name(record: RunRecord) -> str:
+    name = str(record.config["space"])
+    return SPACES.get(name, name)
+
+
+def _kinds(architecture: str | None) -> tuple[str, ...]:
+    try:
+        return diagram(architecture).kinds if architecture else ()
+    except ArchitectureError:
+        return ()
+
+
+def _coverage(record: RunRecord) -> float | None:
+    """Fraction of the space's architectures that can be scored."""
+    return record.finished_table.coverage(record.space) if record.finished_table and record.space else None
+
+
+def _cards(record: RunRecord) -> Iterator[Card]:
+    networks = {network["architecture"]: network for network in record.demo.get("retrained", [])}
+    found, reference = networks.get(record.architecture), networks.get(record.demo.get("reference"))
+    best = next((row for row in record.architectures if row["architecture"] == record.architecture), None)
+    beside = {name: f"reference {write(reference[name])}" for name, write in _WRITERS.items()} if reference else {}
+    if found:
+        yield Card("Test accuracy", format_percent(found["top1"]), beside.get("top1", "retrained from scratch"))
+    if best:
+        yield Card("Multiply-adds", format_count(best["madds"]), beside.get("madds", "of one image"))
+        yield Card("Parameters", format_count(best["params"]), beside.get("params", "trainable"))
+    if parity := record.demo.get("export", {}).get("parity"):
+        batches = ", ".join(str(row["batch"]) for row in parity)
+        yield Card("ONNX difference", f"{max(row['max_abs'] for row in parity):.1e}", f"at most, at batch {batches}")
+    if seconds := record.demo.get("seconds"):
+        yield Card("Time", format_duration(sum(seconds.values())), record.config.get("runtime", ""))
+
+
+def _facts(record: RunRecord) -> dict[str, str]:
+    """What was searched, descriptions by term; what is not known is empty."""
+    config = record.config
+    coverage = _coverage(record)
+    ratings = f"{record.num_rated:,} paths" if record.num_rated else ""
+    return {
+        "Space": _space_fact(record),
+        "Method": METHODS.get(config.get("method", ""), config.get("method", "")),
+        "Images": _images_fact(record),
+        "Labels": "never read while searching; used for the first time to retrain" if record.demo.get("data") else "",
+        "Training": _training_fact(config.get("settings", {})),
+        "Ratings": ratings if coverage is None else f"{ratings}, enough to score {coverage:.1%} of the space",
+        "Seed": str(config.get("seed", "")),
+        "Device": config.get("runtime", ""),
+    }
+
+
+def _space_fact(record: RunRecord) -> str:
+    name, space = _space_name(record), record.space
+    if space is None:
+        return name
+    layers = [len(path) for path in space.split(space.sample(random.Random(0)))]
+    blocks = f"{len(layers)} blocks ({' + '.join(map(str, layers))})"
+    return f"{name}: {space.count():,} architectures of {sum(layers)} layers, in {blocks}"
+
+
+def _images_fact(record: RunRecord) -> str:
+    split = record.table.meta.get("split") if record.table else None
+    data = record.demo.get("data")
+    parts = [record.config.get("data", "")]
+    if split:
+        parts += [f"{split['search_train']:,} to learn from", f"{split['rated_on']:,} to rate on"]
+    if data:
+        parts += [f"{data['test']:,} to test on", f"{data['classes']} classes"]
+    return ", ".join(parts)
+
+
+def _training_fact(settings: dict[str, Any]) -> str:
+    if not {"epochs", "num_paths", "global_batch", "resolution"} <= settings.keys():
+        return ""
+    return (
+        f"{settings['epochs']} epochs a block; {settings['num_paths']} paths and {settings['global_batch']} images "
+        f"of {settings['resolution']} pixels a step"
+    )
+
+
+def _commands(record: RunRecord) -> list[tuple[str, str]]:
+    """What to type next: what the demo says, or what the state of the run suggests."""
+    if commands := record.demo.get("commands"):
+        return [(what, command) for what, command in commands]
+    if record.finished_table is None:
+        return [("Go on where it stopped", f"bossnet search --resume {record.folder}")]
+    ratings = record.folder / "ratings.json"
+    commands = [("Every worthwhile trade-off of score and cost", f"bossnet solve --ratings {ratings} --pareto")]
+    if record.architectures:
+        budget = format_count(0.8 * record.architectures[0]["madds"]).replace(" ", "")
+        command = f"bossnet solve --ratings {ratings} --max-madds {budget} --top 5"
+        commands.append(("The best that take a fifth less arithmetic", command))
+    return commands
+
+
+# --- how figures are written
+
+
+def colored(architecture: object) -> Markup:
+    """The written form of an architecture, its layers in the colours of the drawing."""
+    text = str(architecture)
+    try:
+        nodes = iter(diagram(text).layers)
+    except ArchitectureError:
+        return escape(text)
+    node = next(nodes, None)
+    parts = []
+    for character in text:
+        if node is not None and character == node.mark:
+            parts.append(Markup('<span class="layer-{}">{}</span>').format(node.kind, character))
+            node = next(nodes, None)
+        else:
+            parts.append(escape(character))
+    return Markup("").join(parts)
+
+
+def format_count(number: float) -> str:
+    """`3.44 G`, `403 M`, `62.1 k`: three digits and a unit."""
+    for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= factor:
+            return f"{number / factor:#.3g}".rstrip(".") + unit
+    return f"{number:.0f}"
+
+
+def format_percent(percent: float) -> str:
+    return f"{percent:.2f}%"
+
+
+def format_duration(seconds: float) -> str:
+    """`48 s`, `3 min 20 s`, `2 h 05 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def format_size(num_bytes: int) -> str:
+    """`512 bytes`, `1.9 MB`."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.1f} {unit}"
+    return f"{num_bytes} bytes"
+
+
+_WRITERS = {"top1": format_percent, "madds": format_count, "params": format_count}

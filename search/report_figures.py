@@ -1,0 +1,238 @@
+"""From a run's records to the figures of its report. Each function returns nothing where the run has no such data."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+from scipy.stats import kendalltau
+
+from bossnet_zoo.errors import ArchitectureError
+from bossnet_zoo.spaces import Space
+
+from .plots import NARROW, WIDE, Curve, Mark, draw_architecture, draw_curves, draw_front, draw_ratings
+from .rating_table import ANY, RatingTable
+from .run_record import Ratings, Record, RunRecord
+from .solver import pareto
+from .svg import Point
+
+MAX_POINTS = 240  # of a curve; more than a figure has pixels for
+CLOUD_SIZE = 600
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure among others like it, with its title and a sentence below."""
+
+    title: str
+    figure: Markup
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class RatedPath:
+    """A row of the table of a block's best paths; `entry` is empty where the block has only one."""
+
+    path: str
+    rating: float
+    entry: str
+    chosen: bool
+
+
+def architecture_figure(record: RunRecord, architecture: str | None) -> Markup | None:
+    """The drawing of `architecture`, if it is one of a space that can be drawn."""
+    if architecture is None:
+        return None
+    try:
+        arch = record.space.parse(architecture) if record.space else architecture
+        return draw_architecture(arch, [len(path) for path in record.space.split(arch)] if record.space else ())
+    except ArchitectureError:
+        return None
+
+
+def _for_page_and_phone(draw: Callable[..., Markup], *values: Any, **options: Any) -> Markup:
+    """A figure in two widths, of which the page shows the one that fits."""
+    pictures = [draw(*values, **options, width=width) for width in (WIDE, NARROW)]
+    return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(*pictures)
+
+
+# --- training the blocks
+
+
+def loss_panels(record: RunRecord) -> list[Panel]:
+    """The loss of each block while it was trained, a line for each scale or width at which it was entered."""
+    panels = []
+    for block in sorted({step["block"] for step in record.of_kind("step")}):
+        runs = _by_entry([step for step in record.of_kind("step") if step["block"] == block])
+        curves: list[Curve] = []
+        for tone, (entry, steps) in enumerate(runs.items()):
+            points = _over_epochs([step["loss"] for step in steps], len({step["epoch"] for step in steps}))
+            label = "" if len(runs) == 1 else f"at {entry}"
+            curves += [Curve("", _thin(points), tone % 4, "faint"), Curve(label, _smoothed(points), tone % 4)]
+        last = list(runs.values())[-1]
+        caption = f"{len(last)} steps, {last[0]['loss']:.2f} to {_mean([s['loss'] for s in last[-10:]]):.2f}"
+        title = f"Block {block + 1}"
+        panels.append(Panel(title, draw_curves(f"{title}: loss over epochs", curves, "loss"), caption))
+    return panels
+
+
+def _by_entry(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records by entry, in order of step. A step repeated after an interruption counts once, as it was last."""
+    unique = {(record["entry"], record["epoch"], record.get("step", 0)): record for record in records}
+    groups: dict[str, list[Record]] = {}
+    for (entry, _, _), record in sorted(unique.items(), key=lambda item: item[0][1:]):
+        groups.setdefault(entry, []).append(record)
+    return groups
+
+
+def _over_epochs(values: Sequence[float], num_epochs: int) -> list[Point]:
+    return [((index + 1) / len(values) * num_epochs, value) for index, value in enumerate(values)]
+
+
+def _thin(points: Sequence[Point]) -> tuple[Point, ...]:
+    """At most `MAX_POINTS` of the points, the last among them."""
+    stride = -(-len(points) // MAX_POINTS)
+    return tuple(points[::-1][::stride][::-1])
+
+
+def _smoothed(points: Sequence[Point], windows: int = 30) -> tuple[Point, ...]:
+    """Means over at most `windows` stretches of equal length."""
+    size = -(-len(points) // windows)
+    stretches = [points[start : start + size] for start in range(0, len(points), size)]
+    return tuple((_mean([x for x, _ in stretch]), _mean([y for _, y in stretch])) for stretch in stretches)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+# --- ratings
+
+
+def rating_panels(record: RunRecord) -> list[tuple[Panel, list[RatedPath]]]:
+    """All ratings of each block, and its best paths."""
+    chosen = _chosen_paths(record)
+    panels = []
+    for block, entries in sorted(record.block_ratings.items()):
+        title = f"Block {block + 1}"
+        figure = draw_ratings(
+            f"{title}: ratings",
+            entries,
+            space=record.config["space"],
+            chosen=chosen.get(block),
+            lower_is_better=record.lower_is_better,
+        )
+        caption = f"{sum(map(len, entries.values()))} paths rated"
+        panels.append((Panel(title, figure, caption), _best_paths(entries, chosen.get(block), record.lower_is_better)))
+    return panels
+
+
+def _chosen_paths(record: RunRecord) -> dict[int, tuple[str, str]]:
+    """By block, the entry under which the found architecture's path is rated, and that path."""
+    space, ratings = record.space, record.block_ratings
+    if space is None or record.architecture is None:
+        return {}
+    chosen, state = {}, None
+    for block, path in enumerate(space.split(space.parse(record.architecture))):
+        entry, text = space.entry_text(state), space.path_text(path)
+        chosen[block] = (entry if text in ratings.get(block, {}).get(entry, {}) else ANY, text)
+        state = space.exit(block, state, path)
+    return chosen
+
+
+def _best_paths(
+    entries: dict[str, Ratings], chosen: tuple[str, str] | None, lower_is_better: bool, number: int = 3
+) -> list[RatedPath]:
+    """The best `number` paths, and the chosen one if it is not among them."""
+    rows = [
+        RatedPath(path, rating, entry if len(entries) > 1 else "", (entry, path) == chosen)
+        for entry, ratings in entries.items()
+        for path, rating in ratings.items()
+    ]
+    rows.sort(key=lambda row: (row.rating if lower_is_better else -row.rating, row.path))
+    return rows[:number] + [row for row in rows[number:] if row.chosen]
+
+
+def convergence_figure(record: RunRecord) -> Markup | None:
+    """Rank correlation (Kendall's tau-b) of each intermediate rating with the final one of its block (figure 7)."""
+    curves: list[Curve] = []
+    for block in sorted({rating["block"] for rating in record.of_kind("rating")}):
+        for entry, ratings in _by_entry([r for r in record.of_kind("rating") if r["block"] == block]).items():
+            label = f"block {block + 1}" if entry == "any" else f"block {block + 1}, at {entry}"
+            points = _agreement(ratings)
+            if points:
+                curves.append(Curve(label, points, len(curves) % 4))
+    if not curves:
+        return None
+    return _for_page_and_phone(draw_curves, "Rank correlation with the final ratings", curves, "Kendall tau")
+
+
+def _agreement(ratings: Sequence[Record]) -> tuple[Point, ...]:
+    final = ratings[-1]["ratings"]
+    points = []
+    for record in ratings[:-1]:
+        shared = [path for path in final if path in record["ratings"]]
+        tau = kendalltau([record["ratings"][path] for path in shared], [final[path] for path in shared]).statistic
+        if tau == tau:  # undefined where all ratings are equal
+            points.append((float(record["epoch"]), float(tau)))
+    return tuple(points)
+
+
+# --- choosing
+
+
+def front_figure(record: RunRecord) -> Markup | None:
+    """The Pareto front of the rated space, with the found architecture, its reference and the budget."""
+    space, table = record.space, record.finished_table
+    if space is None or table is None:
+        return None
+    front = [Mark(s.cost.madds, s.score, f"{s.arch}: {s.score:.4f}") for s in pareto(space, table)]
+    names = {record.architecture: "chosen", record.demo.get("reference"): "reference"}
+    named = []
+    for text, label in names.items():
+        arch = space.parse(text) if text else None
+        score = table.score(space, arch) if arch else None
+        if arch is not None and score is not None:
+            madds = space.cost(arch).madds
+            named.append(Mark(madds, score, f"{text}: {score:.4f}", label, tone=0 if label == "chosen" else 1))
+    return _for_page_and_phone(
+        draw_front,
+        front,
+        _cloud(space, table),
+        named,
+        budget=record.demo.get("budget_madds"),
+        lower_is_better=table.lower_is_better,
+    )
+
+
+def _cloud(space: Space, table: RatingTable) -> list[Point]:
+    """Cost and score of random architectures of the space, as far as they are rated."""
+    generator = random.Random(0)
+    sample = dict.fromkeys(space.sample(generator) for _ in range(4 * CLOUD_SIZE))
+    rated = [(arch, score) for arch in sample if (score := table.score(space, arch)) is not None]
+    return [(space.cost(arch).madds, score) for arch, score in rated[:CLOUD_SIZE]]
+
+
+# --- retraining
+
+
+def accuracy_figure(record: RunRecord) -> Markup | None:
+    """Test accuracy over epochs of the networks trained in this run; dashed, that of their averaged weights."""
+    curves = []
+    for tone, (name, epochs) in enumerate(_ordered_trainings(record)):
+        tone = min(tone, 3)
+        curves.append(Curve(name, tuple((e["epoch"] + 1, e["top1"]) for e in epochs), tone))
+        averaged = tuple((e["epoch"] + 1, e["ema_top1"]) for e in epochs if e.get("ema_top1") is not None)
+        if averaged:
+            curves.append(Curve("", averaged, tone, "dashed"))
+    return _for_page_and_phone(draw_curves, "Test accuracy over epochs", curves, "top-1 %") if curves else None
+
+
+def _ordered_trainings(record: RunRecord) -> list[tuple[str, list[Record]]]:
+    """Trainings in the order of the demo's table, then by name."""
+    order = [network["name"] for network in record.demo.get("retrained", [])]
+    known = [(name, record.trainings[name]) for name in order if name in record.trainings]
+    return known + [(name, epochs) for name, epochs in record.trainings.items() if name not in order]
