@@ -1,0 +1,211 @@
+"""From a network to an ONNX graph in float32.
+
+    input   float32 (B, C, H, W), normalised; or uint8 (B, H, W, C) pixels where normalisation is in the graph
+    logits  float32 (B, classes); called `probabilities` where softmax is in the graph
+
+The graph comes from `torch.export`, which refuses a network whose batch is not free. (`torch.onnx.export(model)` would
+fix the batch in silence.)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bossnet_zoo.errors import BossNetError, UsageError
+
+from .extras import need
+from .metadata import Metadata
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+INPUT, LOGITS, PROBABILITIES = "input", "logits", "probabilities"
+OPSETS = range(18, 26)  # the exporter writes nothing older than 18; onnx itself refuses 26
+DEFAULT_OPSET = 20  # the last that ONNX Runtime quantises, and one that every TensorRT builder parses
+CHECK_BATCHES = (1, 2, 8)
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """What the graph looks like.
+
+    Attributes:
+        batch: a fixed number of images; None for a dynamic batch.
+        sizes: smallest and largest side of an image where sizes are dynamic; None for the one size of the metadata.
+        opset: version of ONNX's operator set, 18 to 25. From 23 on attention is one `Attention` node.
+        pixels: take uint8 pixels (B, H, W, C) and normalise them in the graph.
+        softmax: put out probabilities.
+
+    Raises:
+        UsageError: a value outside what is allowed.
+    """
+
+    batch: int | None = None
+    sizes: tuple[int, int] | None = None
+    opset: int = DEFAULT_OPSET
+    pixels: bool = False
+    softmax: bool = False
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            raise UsageError(f"opset {self.opset} is out of range; allowed: {OPSETS.start} to {OPSETS.stop - 1}")
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"batch {self.batch} is not possible; a fixed batch is 1 or more")
+        if self.sizes is not None and not 1 <= self.sizes[0] < self.sizes[1]:
+            raise UsageError(f"sizes {self.sizes} are not possible; give the smallest, then the largest side in pixels")
+
+    @property
+    def height_axis(self) -> int:
+        """Of the input; the width's is the next."""
+        return 1 if self.pixels else 2
+
+    @property
+    def output(self) -> str:
+        """Name of the graph's output."""
+        return PROBABILITIES if self.softmax else LOGITS
+
+
+class Deployed(nn.Module):
+    """A network in evaluation mode, with what deployment puts around it."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, metadata: Metadata):
+        super().__init__()
+        self.model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+        self.pixels, self.softmax = metadata.pixels, metadata.softmax
+        self.register_buffer("mean", 255 * torch.tensor(metadata.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(metadata.std).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pixels:
+            x = (x.permute(0, 3, 1, 2).float() - self.mean) / self.std  # (B, H, W, C) -> (B, C, H, W)
+        x = self.model(x)
+        return x.softmax(dim=1) if self.softmax else x
+
+    def answer(self, images: np.ndarray) -> np.ndarray:
+        """PyTorch's output for a batch, to compare with."""
+        with torch.inference_mode():
+            return self(torch.from_numpy(images)).numpy()
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A network as a float32 graph, with all that is needed to derive files from it and to judge them."""
+
+    proto: ModelProto
+    deployed: Deployed
+    metadata: Metadata
+    options: GraphOptions
+
+
+def trace(model: nn.Module, metadata: Metadata, options: GraphOptions) -> Traced:
+    """The network as an ONNX graph, without a trace of the machine it was made on.
+
+    Raises:
+        UsageError: a package is missing, or the network's code fixes a dimension that shall be dynamic.
+    """
+    onnx = need("onnx", "onnx")
+    need("onnxscript", "onnx")
+    metadata = replace(metadata, pixels=options.pixels, softmax=options.softmax)
+    deployed = Deployed(model, metadata)
+    (example,) = example_batches(metadata, options, batches=(2,))
+    shapes = _dynamic_shapes(options)
+    try:
+        # Deferred assertions: stride-2 layers on a dynamic size would otherwise ask for even sizes.
+        program = torch.export.export(
+            deployed,
+            (torch.from_numpy(example),),
+            dynamic_shapes=shapes,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    except torch._dynamo.exc.UserError as error:
+        raise _fixed_dimension(metadata.model, options, error) from error
+    exported = torch.onnx.export(
+        program,
+        input_names=[INPUT],
+        output_names=[options.output],
+        dynamic_shapes=shapes,
+        opset_version=options.opset,
+        verbose=False,
+    )
+    assert exported is not None
+    proto = exported.model_proto
+    strip_origins(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    _check_form(proto, options)
+    return Traced(proto, deployed, metadata, options)
+
+
+def _dynamic_shapes(options: GraphOptions) -> tuple[dict[int, Any]] | None:
+    dims: dict[int, Any] = {}
+    if options.batch is None:
+        dims[0] = torch.export.Dim("batch", min=1)
+    if options.sizes is not None:
+        smallest, largest = options.sizes
+        for axis, name in enumerate(("height", "width"), start=options.height_axis):
+            dims[axis] = torch.export.Dim(name, min=smallest, max=largest)
+    return (dims,) if dims else None
+
+
+def _fixed_dimension(name: str, options: GraphOptions, error: Exception) -> UsageError:
+    reason = str(error).strip().splitlines()[0].rstrip(".")
+    if options.sizes:
+        return UsageError(f"{name} cannot be exported with a dynamic size: {reason}; leave out --dynamic-size")
+    return UsageError(f"{name} cannot be exported with a dynamic batch: {reason}; fix the batch with --batch N")
+
+
+def strip_origins(proto: ModelProto) -> None:
+    """Remove the exporter's notes about every node, which hold source paths of the machine it ran on."""
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+    for node in graph.node:
+        node.doc_string = ""
+
+
+def _check_form(proto: ModelProto, options: GraphOptions) -> None:
+    """The exporter may answer a request it cannot meet with a warning in the log: read back what it made."""
+    if opset_of(proto) != options.opset:
+        raise BossNetError(
+            f"opset {options.opset} was asked for and opset {opset_of(proto)} was written; try another --opset"
+        )
+    names = [dim.dim_param for dim in proto.graph.input[0].type.tensor_type.shape.dim]
+    wanted = ["" if options.batch else "batch", "", "", ""]
+    if options.sizes:
+        wanted[options.height_axis : options.height_axis + 2] = ["height", "width"]
+    assert names == wanted, f"the graph's input has dimensions {names}, not {wanted}"
+
+
+def opset_of(proto: ModelProto) -> int:
+    """Version of ONNX's own operators in a file."""
+    return next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def example_batches(
+    metadata: Metadata, options: GraphOptions, batches: Sequence[int] = CHECK_BATCHES
+) -> Iterable[np.ndarray]:
+    """Noise with the statistics of normalised images (or of pixels), the same on every machine.
+
+    A fixed batch gives one array of it. Where sizes are dynamic, each array has another size, odd ones among them.
+    """
+    generator = np.random.default_rng(0)
+    C, H, W = metadata.input_size
+    sizes = [(H, W)]
+    if options.sizes:
+        smallest, largest = options.sizes
+        sizes += [(min(smallest + 1, largest), largest), (min(smallest + 31, largest), smallest)]
+    for number, batch in enumerate((options.batch,) if options.batch else batches):
+        height, width = sizes[number % len(sizes)]
+        if options.pixels:
+            yield generator.integers(0, 256, (batch, height, width, C), dtype=np.uint8)
+        else:
+            yield generator.standard_normal((batch, C, height, width), dtype=np.float32)

@@ -1,0 +1,102 @@
+"""INT8 by ONNX Runtime's static quantisation: pairs of QuantizeLinear and DequantizeLinear around Conv and Gemm."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .extras import need
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+POOLINGS = ("ReduceMean", "GlobalAveragePool")
+POINTWISE = ("Conv", "Relu", "Sigmoid", "Mul")  # what squeeze-excite is made of, after pooling
+
+
+def gates(proto: ModelProto) -> tuple[str, ...]:
+    """Names of the convolutions that see one pixel: squeeze-excite. They stay float32.
+
+    They hold a few thousandths of the arithmetic, so INT8 gains nothing there, and an error in a gate scales a channel.
+    """
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    one_pixel: set[str] = set()
+    names = []
+    for node in proto.graph.node:
+        pooled = node.op_type in POOLINGS
+        follows = node.op_type in POINTWISE and one_pixel.issuperset(
+            name for name in node.input if name not in constants
+        )
+        if pooled or follows:
+            one_pixel.update(node.output)
+            names += [node.name] if node.op_type == "Conv" else []
+    return tuple(names)
+
+
+class _Batches:
+    """What ONNX Runtime calls a calibration data reader."""
+
+    def __init__(self, name: str, batches: Sequence[np.ndarray]):
+        self.name, self.rest = name, iter(batches)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        images = next(self.rest, None)
+        return None if images is None else {self.name: images}
+
+
+def quantize(proto: ModelProto, batches: Sequence[np.ndarray], runtime: str) -> ModelProto:
+    """A float32 graph with INT8 convolutions and linear layers, as quantise/dequantise pairs (QDQ).
+
+    Weights per channel; activations by their smallest and largest value on the calibration images. Attention's matrix
+    products, softmax, normalisation, additions and squeeze-excite gates stay float32: quantised, they lose accuracy
+    and, on CPUs, time.
+
+    Args:
+        proto: the float32 graph; left as it is.
+        batches: calibration images, as the graph's input takes them.
+        runtime: `onnxruntime` (unsigned activations, 7-bit weights: the 16-bit sums of CPUs without VNNI would overflow
+            with 8) or `tensorrt` (signed and symmetric throughout, float32 bias: its parser takes nothing else).
+    """
+    quantization = need("onnxruntime.quantization", "onnx")
+    onnx = need("onnx", "onnx")
+
+    symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+    kind = quantization.QuantType
+    with tempfile.TemporaryDirectory() as folder, _without_advice():
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(proto, source)  # handed over as an object, it would be moved to external data in place
+        quantization.quantize_static(
+            source,
+            target,
+            _Batches(proto.graph.input[0].name, batches),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Gemm"],
+            nodes_to_exclude=list(gates(proto)),
+            per_channel=True,
+            reduce_range=runtime == "onnxruntime",
+            weight_type=kind.QInt8,
+            activation_type=kind.QInt8 if runtime == "tensorrt" else kind.QUInt8,
+            extra_options=symmetric if runtime == "tensorrt" else {},
+        )
+        return onnx.load(target)
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Hide ONNX Runtime's advice to pre-process the graph: on graphs of this exporter that changes nothing."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Please consider")
+
+    root = logging.getLogger()
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)
