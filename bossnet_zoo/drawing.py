@@ -18,11 +18,16 @@ from .spaces.hytra import STRIDES, read_layers
 from .spaces.mbconv import CANDIDATES, check_choices, read_path
 from .spaces.nats import REDUCTIONS, WIDTHS, check_widths, read_widths
 
+KINDS = {  # what the two colours mean, by space
+    "hytra": ("ResConv", "ResAtt"),
+    "mbconv": ("3x3 kernels", "5x5 kernels"),
+    "nats": ("cells", "reduction blocks"),
+}
 TERMINAL_STYLES = ("bold bright_blue", "bold bright_red")  # by kind
 
 
 class Node(NamedTuple):
-    """One layer. `mark` is the character that stands for its choice, `kind` an index of `Diagram.kinds`."""
+    """One layer. `mark` is the character that stands for its choice, `kind` an index of its space's `KINDS`."""
 
     row: int
     mark: str
@@ -35,13 +40,11 @@ class Diagram:
 
     Attributes:
         rows: labels of the rows, top to bottom.
-        kinds: what the (at most two) colours mean.
         layers: one node per layer, in order.
         lead_in: rows passed before the first layer: HyTra's stem, and the convolutions of its downsampling module.
     """
 
     rows: tuple[str, ...]
-    kinds: tuple[str, ...]
     layers: tuple[Node, ...]
     lead_in: tuple[int, ...] = ()
 
@@ -74,7 +77,6 @@ def _hytra(text: str) -> Diagram:
     layers = read_layers(text)
     return Diagram(
         rows=tuple(f"stride {stride}" for stride in STRIDES),
-        kinds=("ResConv", "ResAtt"),
         layers=tuple(Node(scale, operation, int(operation == "a")) for scale, operation in layers),
         lead_in=tuple(range(layers[0].scale + 1)),
     )
@@ -84,8 +86,7 @@ def _mbconv(text: str) -> Diagram:
     choices = [choice for part in text.split("-") for choice in read_path(part)]
     check_choices(choices, what=f"architecture {text!r}")
     return Diagram(
-        rows=tuple(f"expand {candidate.expansion}, {candidate.kernel}x{candidate.kernel}" for candidate in CANDIDATES),
-        kinds=("3x3 kernel", "5x5 kernel"),
+        rows=tuple(f"MB{candidate.expansion} {candidate.kernel}x{candidate.kernel}" for candidate in CANDIDATES),
         layers=tuple(Node(choice, str(choice), int(CANDIDATES[choice].kernel == 5)) for choice in choices),
     )
 
@@ -98,7 +99,6 @@ def _nats(text: str) -> Diagram:
     rows = tuple(reversed(WIDTHS))
     return Diagram(
         rows=tuple(f"{width} channels" for width in rows),
-        kinds=("cell", "reduction block"),
         layers=tuple(
             Node(rows.index(width), "r" if reduction else "c", int(reduction))
             for width, reduction in zip(widths, reductions, strict=True)

@@ -46,7 +46,10 @@ def draw_architecture(architecture: object, block_layers: Sequence[int] = ()) ->
         row_height=46 if len(drawing.rows) <= 4 else 30,
     )
     height = grid.y(len(drawing.rows) - 0.4)
-    picture = svg.figure(grid.x(len(drawing.layers) - 0.4), height, f"architecture {architecture}", "architecture")
+    width = grid.x(len(drawing.layers) - 0.4)
+    size = "deep" if len(drawing.layers) > 10 else "shallow"
+    picture = svg.figure(width, height, f"architecture {architecture}", f"architecture {size}")
+    picture.set("style", f"max-width: {1.4 * width:.0f}px")  # small networks are not blown up
     _draw_block_edges(picture, grid, block_layers, height)
     for row, label in enumerate(drawing.rows):
         add(picture, "text", text=label, x=0, y=grid.y(row) + 5)
@@ -89,7 +92,7 @@ def _draw_layers(picture: Element, grid: _Grid, drawing: Diagram) -> None:
         add(picture, "rect", "stem", tip=tip, x=grid.x(-1) - 7, y=grid.y(row) - 7, width=14, height=14, rx=3)
     radius = min(14.0, grid.row_height / 2 - 2)
     for column, node in enumerate(drawing.layers):
-        tip = f"layer {column + 1}: {drawing.kinds[node.kind]}, {drawing.rows[node.row]}"
+        tip = f"layer {column + 1}: {node.mark}, {drawing.rows[node.row]}"
         x, y = grid.x(column), grid.y(node.row)
         add(picture, "circle", f"kind-{node.kind}", tip=tip, cx=x, cy=y, r=radius)
         add(picture, "text", "mark", text=node.mark, x=x, y=y + 4.5, text_anchor="middle", pointer_events="none")
@@ -105,7 +108,7 @@ class Curve:
     Attributes:
         label: written at its end; may be empty.
         points: (epoch, value), in order.
-        tone: 0 for what the figure is about, 1 for what it is compared with, 2 and 3 for others.
+        tone: 0 for what the figure is about, 1 for what it is compared with, 2 to 4 for others.
         style: `` for a plain line, `faint` for single steps behind it, `dashed` for a variant of it.
     """
 

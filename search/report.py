@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from markupsafe import Markup, escape
 
 from bossnet_zoo import __version__
 from bossnet_zoo.checkpoint import save_text
-from bossnet_zoo.drawing import diagram
+from bossnet_zoo.drawing import KINDS, diagram
 from bossnet_zoo.errors import ArchitectureError
 
 from . import report_figures as figures
@@ -63,7 +64,11 @@ def render_report(record: RunRecord) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        colored=colored, count=format_count, percent=format_percent, duration=format_duration, size=format_size
+        colored=partial(colored, space=record.config["space"]),
+        count=format_count,
+        percent=format_percent,
+        duration=format_duration,
+        size=format_size,
     )
     found = record.architecture
     reference = record.demo.get("reference")
@@ -75,7 +80,7 @@ def render_report(record: RunRecord) -> str:
         lede=_lede(record),
         found=found,
         drawing=figures.architecture_figure(record, found),
-        kinds=_kinds(found),
+        kinds=KINDS.get(record.config["space"], ()),
         reference=reference,
         reference_drawing=figures.architecture_figure(record, reference),
         cards=list(_cards(record)),
@@ -85,7 +90,7 @@ def render_report(record: RunRecord) -> str:
         convergence=figures.convergence_figure(record),
         front=figures.front_figure(record),
         accuracies=figures.accuracy_figure(record),
-        coverage=_coverage(record),
+        coverage=_coverage_text(record),
         retrained=record.demo.get("retrained", []),
         exported=record.demo.get("export"),
         seconds=record.demo.get("seconds", {}),
@@ -113,16 +118,12 @@ def _space_name(record: RunRecord) -> str:
     return SPACES.get(name, name)
 
 
-def _kinds(architecture: str | None) -> tuple[str, ...]:
-    try:
-        return diagram(architecture).kinds if architecture else ()
-    except ArchitectureError:
-        return ()
-
-
-def _coverage(record: RunRecord) -> float | None:
-    """Fraction of the space's architectures that can be scored."""
-    return record.finished_table.coverage(record.space) if record.finished_table and record.space else None
+def _coverage_text(record: RunRecord) -> str:
+    """How much of the space has a score, once every block is rated."""
+    if record.finished_table is None or record.space is None:
+        return ""
+    coverage = record.finished_table.coverage(record.space)
+    return "the whole space" if coverage == 1 else f"{100 * coverage:.3g}% of the space"
 
 
 def _cards(record: RunRecord) -> Iterator[Card]:
@@ -135,6 +136,8 @@ def _cards(record: RunRecord) -> Iterator[Card]:
     if best:
         yield Card("Multiply-adds", format_count(best["madds"]), beside.get("madds", "of one image"))
         yield Card("Parameters", format_count(best["params"]), beside.get("params", "trainable"))
+    if coverage := _coverage_text(record):
+        yield Card("Paths rated", f"{record.num_rated:,}", f"{coverage} scored")
     if parity := record.demo.get("export", {}).get("parity"):
         batches = ", ".join(str(row["batch"]) for row in parity)
         yield Card("ONNX difference", f"{max(row['max_abs'] for row in parity):.1e}", f"at most, at batch {batches}")
@@ -145,7 +148,7 @@ def _cards(record: RunRecord) -> Iterator[Card]:
 def _facts(record: RunRecord) -> dict[str, str]:
     """What was searched, descriptions by term; what is not known is empty."""
     config = record.config
-    coverage = _coverage(record)
+    coverage = _coverage_text(record)
     ratings = f"{record.num_rated:,} paths" if record.num_rated else ""
     return {
         "Space": _space_fact(record),
@@ -153,7 +156,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "Images": _images_fact(record),
         "Labels": "never read while searching; used for the first time to retrain" if record.demo.get("data") else "",
         "Training": _training_fact(config.get("settings", {})),
-        "Ratings": ratings if coverage is None else f"{ratings}, enough to score {coverage:.1%} of the space",
+        "Ratings": f"{ratings}, enough to score {coverage}" if coverage else ratings,
         "Seed": str(config.get("seed", "")),
         "Device": config.get("runtime", ""),
     }
@@ -206,11 +209,11 @@ def _commands(record: RunRecord) -> list[tuple[str, str]]:
 # --- how figures are written
 
 
-def colored(architecture: object) -> Markup:
-    """The written form of an architecture, its layers in the colours of the drawing."""
+def colored(architecture: object, space: str) -> Markup:
+    """The written form of an architecture or a path of that space, its layers in the colours of the drawing."""
     text = str(architecture)
     try:
-        nodes = iter(diagram(text).layers)
+        nodes = iter(diagram(text, space).layers)
     except ArchitectureError:
         return escape(text)
     node = next(nodes, None)

@@ -21,6 +21,7 @@ from .svg import Point
 
 MAX_POINTS = 240  # of a curve; more than a figure has pixels for
 CLOUD_SIZE = 600
+TONES = 5
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,21 @@ def loss_panels(record: RunRecord) -> list[Panel]:
     panels = []
     for block in sorted({step["block"] for step in record.of_kind("step")}):
         runs = _by_entry([step for step in record.of_kind("step") if step["block"] == block])
-        curves: list[Curve] = []
-        for tone, (entry, steps) in enumerate(runs.items()):
-            points = _over_epochs([step["loss"] for step in steps], len({step["epoch"] for step in steps}))
-            label = "" if len(runs) == 1 else f"at {entry}"
-            curves += [Curve("", _thin(points), tone % 4, "faint"), Curve(label, _smoothed(points), tone % 4)]
-        last = list(runs.values())[-1]
-        caption = f"{len(last)} steps, {last[0]['loss']:.2f} to {_mean([s['loss'] for s in last[-10:]]):.2f}"
+        lines = {entry: _losses_over_epochs(steps) for entry, steps in runs.items()}
+        curves, caption = _one_loss(*lines.values()) if len(lines) == 1 else _several_losses(lines)
         title = f"Block {block + 1}"
         panels.append(Panel(title, draw_curves(f"{title}: loss over epochs", curves, "loss"), caption))
     return panels
+
+
+def _one_loss(line: list[Point]) -> tuple[list[Curve], str]:
+    caption = f"{len(line)} steps, {line[0][1]:.2f} to {_mean([loss for _, loss in line[-10:]]):.2f}"
+    return [Curve("", _thin(line), style="faint"), Curve("", _smoothed(line))], caption
+
+
+def _several_losses(lines: dict[str, list[Point]]) -> tuple[list[Curve], str]:
+    curves = [Curve(f"at {entry}", _smoothed(line), tone % TONES) for tone, (entry, line) in enumerate(lines.items())]
+    return curves, f"entered in {len(lines)} ways, {sum(map(len, lines.values())):,} steps together"
 
 
 def _by_entry(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -88,8 +94,9 @@ def _by_entry(records: Sequence[Record]) -> dict[str, list[Record]]:
     return groups
 
 
-def _over_epochs(values: Sequence[float], num_epochs: int) -> list[Point]:
-    return [((index + 1) / len(values) * num_epochs, value) for index, value in enumerate(values)]
+def _losses_over_epochs(steps: Sequence[Record]) -> list[Point]:
+    per_epoch = len(steps) / len({step["epoch"] for step in steps})
+    return [((index + 1) / per_epoch, step["loss"]) for index, step in enumerate(steps)]
 
 
 def _thin(points: Sequence[Point]) -> tuple[Point, ...]:
@@ -157,14 +164,18 @@ def _best_paths(
 
 
 def convergence_figure(record: RunRecord) -> Markup | None:
-    """Rank correlation (Kendall's tau-b) of each intermediate rating with the final one of its block (figure 7)."""
+    """Rank correlation (Kendall's tau-b) of intermediate ratings with the final ones of their block (figure 7).
+
+    Of a block that was trained for several entries, it is that of the entry at which the found architecture enters it.
+    """
+    chosen = _chosen_paths(record)
     curves: list[Curve] = []
     for block in sorted({rating["block"] for rating in record.of_kind("rating")}):
-        for entry, ratings in _by_entry([r for r in record.of_kind("rating") if r["block"] == block]).items():
-            label = f"block {block + 1}" if entry == "any" else f"block {block + 1}, at {entry}"
-            points = _agreement(ratings)
-            if points:
-                curves.append(Curve(label, points, len(curves) % 4))
+        by_entry = _by_entry([rating for rating in record.of_kind("rating") if rating["block"] == block])
+        entry = chosen[block][0] if block in chosen else ANY
+        points = _agreement(by_entry.get(entry, next(iter(by_entry.values()))))
+        if points:
+            curves.append(Curve(f"block {block + 1}", points, len(curves) % TONES))
     if not curves:
         return None
     return _for_page_and_phone(draw_curves, "Rank correlation with the final ratings", curves, "Kendall tau")
@@ -223,7 +234,7 @@ def accuracy_figure(record: RunRecord) -> Markup | None:
     """Test accuracy over epochs of the networks trained in this run; dashed, that of their averaged weights."""
     curves = []
     for tone, (name, epochs) in enumerate(_ordered_trainings(record)):
-        tone = min(tone, 3)
+        tone %= TONES
         curves.append(Curve(name, tuple((e["epoch"] + 1, e["top1"]) for e in epochs), tone))
         averaged = tuple((e["epoch"] + 1, e["ema_top1"]) for e in epochs if e.get("ema_top1") is not None)
         if averaged:

@@ -38,6 +38,7 @@ FIGURE_STYLE = """
 .figure .dashed { stroke-dasharray: 5 4; stroke-width: 1.5; opacity: .75; }
 .figure .tone-0 { --tone: var(--accent); } .figure .tone-1 { --tone: var(--muted); }
 .figure .tone-2 { --tone: var(--second); } .figure .tone-3 { --tone: var(--third); }
+.figure .tone-4 { --tone: var(--conv); }
 .figure text[class*="tone"], .figure .dot { fill: var(--tone); }
 .figure .cloud { fill: none; stroke: var(--muted); stroke-width: 3; stroke-linecap: round; opacity: .28; }
 .figure .ring { fill: none; stroke: var(--accent); stroke-width: 2.5; }
@@ -48,7 +49,7 @@ FIGURE_STYLE = """
 .figure text.mark { fill: var(--on-color); font-weight: 700; font-size: 13px; stroke: none; }
 .figure .block-edge { stroke: var(--line); stroke-width: 1; stroke-dasharray: 2 4; }
 .architecture text { font-size: 13px; }
-@media (max-width: 640px) { .architecture text { font-size: 21px; } .architecture text.mark { display: none; } }
+@media (max-width: 640px) { .deep text { font-size: 21px; } .deep text.mark { display: none; } }
 """
 
 

@@ -87,9 +87,9 @@ def write_metrics(file: Path, block: int, entry: str, ratings: dict, steps: int,
         append_jsonl(
             file, {"kind": "epoch", **here, "epoch": epoch, "loss": loss, "seconds": 5.0, "images_per_second": 200.0}
         )
-        noise = 0.1 * (3 - epoch)
+        noise = 0.1 * (3 - epoch)  # none in the end
         noisy = {path: rating + generator.gauss(0, noise) for path, rating in ratings.items()}
-        append_jsonl(file, {"kind": "rating", **here, "epoch": epoch, "ratings": noisy})
+        append_jsonl(file, {"kind": "rating", **here, "epoch": epoch + 1, "ratings": noisy})
 
 
 def make_demo(folder: Path) -> Path:
