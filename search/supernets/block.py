@@ -1,0 +1,59 @@
+"""What a weight-sharing block offers, whatever its search space.
+
+Shapes: B images, C channels, H x W pixels, F features in front of the projector.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bossnet_zoo.spaces import Path
+
+
+class SupernetBlock(nn.Module):
+    """One block of a supernet: every legal path of the block, on shared weights. The path is an argument of each call.
+
+    Attributes:
+        num_features: F, the common width to which `adapt` brings the output of every path.
+    """
+
+    num_features: int
+
+    @abstractmethod
+    def root(self, x: Tensor) -> Tensor:
+        """What stands in front of the block's first layer: the stem in the first block, nothing in the others."""
+
+    @abstractmethod
+    def step(self, x: Tensor, path: Path, index: int) -> Tensor:
+        """Layer `index` of `path`, applied to the output of the layers before it."""
+
+    @abstractmethod
+    def adapt(self, x: Tensor, path: Path) -> Tensor:
+        """(B, C, H, W) -> (B, F): what the projector sees, of one width for all paths."""
+
+    @abstractmethod
+    def step_modules(self, path: Path, index: int) -> tuple[nn.Module, ...]:
+        """The modules that `step` uses; index -1 stands for `root`, index len(path) for `adapt`."""
+
+    @abstractmethod
+    def restrict_to(self, path: Path) -> None:
+        """Drop every module that `path` does not use, adapters included: what remains is a frozen prefix's share."""
+
+    def forward(self, x: Tensor, path: Path) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W'): the feature map at the end of `path`."""
+        x = self.root(x)
+        for index in range(len(path)):
+            x = self.step(x, path, index)
+        return x
+
+    def norms(self, path: Path, index: int) -> tuple[_BatchNorm, ...]:
+        """The BN layers among `step_modules`, in a fixed order."""
+        return norms_of(*self.step_modules(path, index))
+
+
+def norms_of(*modules: nn.Module) -> tuple[_BatchNorm, ...]:
+    """All BN layers inside the modules, in order."""
+    return tuple(child for module in modules for child in module.modules() if isinstance(child, _BatchNorm))
