@@ -1,0 +1,175 @@
+"""How accurate a network is, and what it sees in an image."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from . import console
+from .checkpoint import save_json
+from .datasets import ImageSet
+from .errors import DataError
+from .image_sources import UNREADABLE, FileSource
+from .loading import DEVICE_BATCH, count_workers, eval_batches, eval_transform, load
+from .runs import class_names_of
+from .runtime import Runtime
+
+Predictor = Callable[[Tensor], Tensor]  # (B, C, H, W) -> (B, num_classes) logits
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What `measure_accuracy` found.
+
+    Attributes:
+        top1, top5: percent of images whose class is the most probable one, or among the five most probable.
+        loss: mean cross-entropy, in nats.
+        images: how many.
+        images_per_second: of all processes together, reading included.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    images: int
+    images_per_second: float
+
+
+@torch.inference_mode()
+def measure_accuracy(
+    predict: Predictor,
+    images: ImageSet,
+    preprocessing: Mapping[str, Any],
+    runtime: Runtime,
+    *,
+    batch: int = DEVICE_BATCH,
+    workers: int | None = None,
+    description: str = "",
+) -> Accuracy:
+    """Accuracy on labelled images; processes share the work.
+
+    Args:
+        predict: from prepared images (B, C, H, W) to logits: a network in evaluation mode, or an exported one.
+        images: with labels.
+        preprocessing: timm's data configuration.
+        runtime: where `predict` runs.
+        batch: images at once.
+        workers: data-loading processes; by default chosen for the runtime.
+        description: shows a progress bar of this name.
+
+    Raises:
+        DataError: no labels.
+    """
+    images.require_labels("measuring accuracy")
+    dataset = images.with_transform(eval_transform(preprocessing))
+    batches = eval_batches(images, runtime, batch)
+    loaded = load(dataset, batches, runtime, count_workers(runtime, workers))
+    start = time.perf_counter()
+    totals = torch.zeros(4, device=runtime.device)  # top-1, top-5, loss, images
+    for x, labels in console.track(loaded, description, len(batches), show=bool(description) and runtime.is_main):
+        with runtime.autocast():
+            logits = predict(x).float()
+        ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        totals[0] += ranked[:, 0].sum()
+        totals[1] += ranked.sum()
+        totals[2] += F.cross_entropy(logits, labels, reduction="sum")
+        totals[3] += len(x)
+    top1, top5, loss_sum, count = runtime.sum_(totals).tolist()
+    seconds = time.perf_counter() - start
+    return Accuracy(100 * top1 / count, 100 * top5 / count, loss_sum / count, int(count), count / seconds)
+
+
+def check_classes(model: nn.Module, images: ImageSet) -> None:
+    """Raise `DataError` if the images have classes that the network does not know."""
+    num_classes = int(model.num_classes)  # type: ignore[arg-type]
+    largest = max(images.require_labels("measuring accuracy"))
+    if largest >= num_classes:
+        raise DataError(
+            f"{images.name} has labels up to {largest}, the network tells {num_classes} classes apart; "
+            "evaluate it on images of the classes that it was trained on"
+        )
+
+
+def preprocessing_of(model: nn.Module, input_size: int | None = None) -> dict[str, Any]:
+    """How a network wants its images, in timm's names; at `input_size` pixels if given."""
+    config = resolve_model_data_config(model)
+    if input_size is not None:
+        config["input_size"] = (config["input_size"][0], input_size, input_size)
+    return config
+
+
+def evaluate(
+    model: nn.Module, images: ImageSet, runtime: Runtime, *, input_size: int | None = None, **options: Any
+) -> Accuracy:
+    """Accuracy of a timm model with its own preprocessing; `options` as for `measure_accuracy`.
+
+    Raises:
+        DataError: no labels, or labels that the network does not know.
+    """
+    check_classes(model, images)
+    model = model.eval().to(runtime.device)
+    return measure_accuracy(model, images, preprocessing_of(model, input_size), runtime, **options)
+
+
+def timm_row(name: str, accuracy: Accuracy, preprocessing: Mapping[str, Any], num_params: int) -> dict[str, Any]:
+    """One row of a results table, with the columns of timm's `validate.py`."""
+    return {
+        "model": name,
+        "top1": round(accuracy.top1, 4),
+        "top1_err": round(100 - accuracy.top1, 4),
+        "top5": round(accuracy.top5, 4),
+        "top5_err": round(100 - accuracy.top5, 4),
+        "param_count": round(num_params / 1e6, 2),
+        "img_size": preprocessing["input_size"][-1],
+        "crop_pct": preprocessing["crop_pct"],
+        "interpolation": preprocessing["interpolation"],
+    }
+
+
+def write_evaluation(folder: Path, row: Mapping[str, Any], accuracy: Accuracy, about: Mapping[str, Any]) -> None:
+    """`eval.json` (the last evaluation in full) and a row more in `eval.csv`."""
+    save_json(folder / "eval.json", {**row, **asdict(accuracy), **about})
+    table = folder / "eval.csv"
+    is_new = not table.exists()
+    with open(table, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row))
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, files: Sequence[str], runtime: Runtime, top: int = 5) -> list[dict[str, Any]]:
+    """The most probable classes of each image file: `{"image", "classes": [{"name", "index", "probability"}]}`.
+
+    Raises:
+        DataError: a file is missing or no image.
+    """
+    names = class_names_of(model)
+    transform = eval_transform(preprocessing_of(model))
+    source = FileSource(files, None, None)
+    model = model.eval().to(runtime.device)
+    answers = []
+    for index, file in enumerate(files):
+        try:
+            image = source.read(index).convert("RGB")
+        except UNREADABLE as error:
+            raise DataError(f"{file} cannot be read as an image: {error}") from error
+        with runtime.autocast():
+            probabilities = model(transform(image)[None].to(runtime.device)).float().softmax(-1)[0]
+        best = probabilities.topk(min(top, len(names)))
+        classes = [
+            {"name": names[number], "index": number, "probability": probability}
+            for probability, number in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        answers.append({"image": str(file), "classes": classes})
+    return answers

@@ -1,0 +1,189 @@
+"""From a name, an architecture, a training run or a file of weights to a network that is ready to use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from timm import create_model
+from timm.data import ImageNetInfo
+from timm.models import is_model, list_models
+from torch import nn
+
+from .checkpoint import load_json
+from .errors import CheckpointError, UsageError, unknown
+from .models.weights import load_strictly, read_weights
+from .spaces import Arch, HyTraArch, MBConvArch, NatsArch, parse_arch
+
+WEIGHTS = {"best": "best.safetensors", "model": "last.safetensors", "ema": "last_ema.safetensors"}
+_GENERIC_NAMES = {HyTraArch: "hytra", MBConvArch: "mbconv", NatsArch: "nats_size"}
+_SPACE_PREFIXES = ("hytra:", "mbconv:", "nats:")
+
+
+def resolve_model(model: str | Arch, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """The timm name and the keyword arguments that stand for `model`.
+
+    >>> resolve_model("hytra:4c-8c", {"base_width": 8})
+    ('hytra', {'arch': '4c-8c', 'base_width': 8})
+
+    Args:
+        model: a timm name (also `hf-hub:...` and `local-dir:...`), or an architecture, perhaps with its space in front.
+        options: further arguments of the network.
+
+    Raises:
+        UsageError: neither a known name nor an architecture.
+    """
+    options = dict(options or {})
+    if not isinstance(model, str):
+        return _GENERIC_NAMES[type(model)], {"arch": str(model), **options}
+    if is_model(model) or model.startswith(("hf-hub:", "local-dir:")):
+        return model, options
+    for prefix in _SPACE_PREFIXES:
+        model = model.removeprefix(prefix)
+    if not model[:1].isdigit():
+        raise unknown("model", model, list_models(), "the bossnet names: bossnet list; an architecture works too")
+    return resolve_model(parse_arch(model), options)
+
+
+def build_model(
+    model: str | Arch, *, num_classes: int | None = None, pretrained: bool = False, **options: Any
+) -> nn.Module:
+    """The network that `resolve_model` tells of, made by timm.
+
+    Raises:
+        UsageError: an unknown model, or an option that its network does not have.
+        CheckpointError: `pretrained` weights that cannot be read.
+    """
+    name, options = resolve_model(model, options)
+    try:
+        return create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise UsageError(f"{name} has no such option: {error}") from error
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether `path` is a training run, or a file in one."""
+    path = Path(path)
+    return path.exists() and _config_file(path).is_file()
+
+
+def _config_file(path: Path) -> Path:
+    return (path if path.is_dir() else path.parent) / "config.json"
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """The `config.json` of the training run `path`, or of the run that the file `path` lies in.
+
+    Raises:
+        UsageError: it is no training run.
+    """
+    file = _config_file(Path(path))
+    config = load_json(file, "run's settings")
+    if config.get("kind") != "train":
+        raise UsageError(f"{file.parent} is no training run; train one with: bossnet train MODEL --data DATA --out RUN")
+    return config
+
+
+def load_run(path: str | Path, weights: str = "best") -> tuple[nn.Module, dict[str, Any]]:
+    """The network that a training run has trained, in evaluation mode, and the run's `config.json`.
+
+    The network's `pretrained_cfg` holds the run's preprocessing and class names, where timm's functions look for them.
+
+    Args:
+        path: a run's folder, or one of its .safetensors files.
+        weights: which weights of a folder: `best`, `model` (the last) or `ema` (their moving average).
+
+    Raises:
+        UsageError: no training run, or an unknown kind of weights.
+        CheckpointError: the weights are missing or damaged.
+    """
+    path = Path(path)
+    config = load_config(path)
+    if path.is_dir():
+        if weights not in WEIGHTS:
+            raise unknown("kind of weights", weights, WEIGHTS)
+        path = path / WEIGHTS[weights]
+        if not path.exists():
+            raise CheckpointError(
+                f"{path} does not exist yet: the run has not finished an epoch; bossnet train --resume"
+            )
+    overlay = config["preprocessing"] | {"label_names": config["class_names"], "num_classes": config["num_classes"]}
+    model = build_model(
+        config["model"],
+        num_classes=config["num_classes"],
+        pretrained_cfg_overlay=overlay,
+        **config["model_options"],
+    )
+    load_strictly(model, read_weights(path), path)
+    return model.eval(), config
+
+
+def open_model(model: str | Arch, weights: str | None = None, **options: Any) -> nn.Module:
+    """A trained network, in evaluation mode, from whatever names one.
+
+    Args:
+        model: a run's folder or one of its .safetensors files; a timm name with published weights; or, together with
+            a file of weights, any name or architecture.
+        weights: `model` or `ema` for the raw weights or their moving average; or a file. By default the run's best, or
+            the name's own.
+        options: arguments of the network, for instance `base_width=8`.
+
+    Raises:
+        UsageError: nothing to be found under that name.
+        CheckpointError: weights that are missing, damaged or do not fit.
+    """
+    if isinstance(model, str) and is_run(model):
+        if weights is None or weights in WEIGHTS:
+            return load_run(model, weights or "best")[0]
+        network = load_run(model)[0]
+        load_strictly(network, read_weights(weights), weights)
+        return network
+    if weights is None or weights in ("model", "ema"):
+        tag = ".ema_in1k" if weights == "ema" and isinstance(model, str) else ""
+        return build_model(f"{model}{tag}" if tag else model, pretrained=True, **options).eval()
+    return _with_file(model, weights, options)
+
+
+def _with_file(model: str | Arch, file: str, options: Mapping[str, Any]) -> nn.Module:
+    """The network with weights from a file, which also tells how many classes there are."""
+    weights = read_weights(file)
+    network: Any = build_model(model, **options)
+    classifier = weights.get(f"{network.pretrained_cfg['classifier']}.weight")
+    if classifier is not None and len(classifier) != network.num_classes:
+        network.reset_classifier(len(classifier))
+    load_strictly(network, weights, file)
+    return network.eval()
+
+
+def load_initial(model: nn.Module, file: Path) -> list[str]:
+    """Start `model` from a file of weights, of another classifier perhaps.
+
+    Returns:
+        The names that keep their fresh values, because the file's classifier has another number of classes.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or does not fit the rest of the network.
+    """
+    weights, own = read_weights(file), model.state_dict()
+    classifier = str(model.pretrained_cfg["classifier"])  # type: ignore[index, union-attr]
+    kept = [
+        name
+        for name in own
+        if name.startswith(f"{classifier}.") and (name not in weights or weights[name].shape != own[name].shape)
+    ]
+    load_strictly(model, weights | {name: own[name] for name in kept}, file)
+    return kept
+
+
+def class_names_of(model: nn.Module) -> tuple[str, ...]:
+    """The names of a network's classes: its run's own, ImageNet's for 1,000 classes, or their numbers."""
+    cfg: Any = model.pretrained_cfg
+    num_classes = int(model.num_classes)  # type: ignore[arg-type]
+    if names := cfg.get("label_names"):
+        return tuple(names)
+    if num_classes == 1000:
+        return tuple(ImageNetInfo().label_descriptions())
+    return tuple(f"class {number}" for number in range(num_classes))

@@ -1,0 +1,392 @@
+"""Training a network by a recipe: one loop, on one process or many, that can be killed and resumed at any moment.
+
+What a run leaves in its folder is described in `training_run.py`, which image stands where in an epoch in `loading.py`.
+Every random number is a function of the seed and of the place where it is used, never of what happened before, and a
+step does the same arithmetic however many processes share it.
+
+Shapes: B images of a micro-batch, C channels, H x W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from . import __version__, console
+from .checkpoint import append_jsonl, save_json
+from .datasets import ImageSet, open_images
+from .determinism import seed_everything
+from .errors import BossNetError
+from .evaluate import measure_accuracy, preprocessing_of
+from .loading import Plan, count_workers, load, train_transform
+from .recipes import Recipe
+from .runs import WEIGHTS, build_model, load_initial, resolve_model
+from .runtime import Runtime
+from .spaces import Arch
+from .training_run import State, keep_metrics_before, open_board, open_folder, save_epoch_weights, write_board
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        top1, top5: percent on the test part, of the last epoch's weights: no epoch was picked by its test accuracy.
+        ema_top1, ema_top5: of their moving average.
+        best_top1, best_epoch: the highest of all epochs and both kinds of weights, and when: picked by test accuracy.
+        images_per_second: of training, all processes together, in the last epoch.
+        seconds: spent on training and testing, over all resumptions.
+        weights: the last weights; `last_ema.safetensors` and `best.safetensors` lie beside them.
+    """
+
+    top1: float
+    top5: float
+    ema_top1: float
+    ema_top5: float
+    best_top1: float
+    best_epoch: int
+    images_per_second: float
+    seconds: float
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """What stays the same during training."""
+
+    out: Path
+    recipe: Recipe
+    runtime: Runtime
+    plan: Plan
+    images: ImageSet
+    test_images: ImageSet
+    preprocessing: Mapping[str, Any]
+    num_classes: int
+    workers: int
+    save_every: int
+
+
+def train(
+    model: str | Arch,
+    data: str,
+    recipe: Recipe,
+    out: Path,
+    runtime: Runtime,
+    *,
+    model_options: Mapping[str, Any] | None = None,
+    pretrained: bool = False,
+    init: Path | None = None,
+    parts: tuple[str, str] = ("train", "test"),
+    seed: int = 0,
+    device_batch: int | None = None,
+    workers: int | None = None,
+    strict_images: bool = False,
+    save_every: int = 1000,
+    tensorboard: bool = True,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> TrainResult:
+    """Train a network, and measure it and the moving average of its weights after every epoch.
+
+    Args:
+        model, model_options: a timm name or an architecture, and further arguments of the network.
+        data, parts: as for `open_images`; the parts to train on and to measure accuracy on.
+        recipe: how.
+        out: the run's folder.
+        runtime: where.
+        pretrained: start from the published weights.
+        init: start from a file of weights; a classifier of another size is left out.
+        seed: of initialisation, order, augmentation and dropout.
+        device_batch: most images that one process takes at once, 128 by default; accumulation follows from it.
+        workers: data-loading processes; by default chosen for the runtime.
+        strict_images: an unreadable image is an error.
+        save_every: steps after which the state is saved, besides after every epoch.
+        tensorboard: write the metrics for TensorBoard too, if it is installed.
+        resume: continue the run in `out`, to the same weights as if it had never stopped.
+        overwrite: begin anew where `out` holds a run.
+
+    Raises:
+        UsageError: `out` holds a run, or, with `resume`, one of other settings; or settings that are impossible.
+        DataError: images or labels that cannot be used.
+        CheckpointError: weights or a state that cannot be used.
+        BossNetError: the loss is no longer finite.
+    """
+    name, options = resolve_model(model, model_options)
+    images, test_images = (open_images(data, part, strict=strict_images) for part in parts)
+    num_classes = _count_classes(images, test_images)
+    plan = Plan.make(len(images), recipe, seed, runtime, device_batch)
+    seed_everything(seed)
+    network = _build(name, options, recipe, num_classes, pretrained, init)
+    network = network.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    preprocessing = preprocessing_of(network, recipe.image_size)
+    preprocessing |= {"crop_pct": recipe.crop_pct} if recipe.crop_pct else {}
+    job = Job(
+        out=out,
+        recipe=recipe,
+        runtime=runtime,
+        plan=plan,
+        images=images,
+        test_images=test_images,
+        preprocessing=preprocessing,
+        num_classes=num_classes,
+        workers=count_workers(runtime, workers),
+        save_every=save_every,
+    )
+    config = {
+        "format": 1,
+        "kind": "train",
+        "version": __version__,
+        "model": name,
+        "model_options": options,
+        "architecture": getattr(network, "arch", name),
+        "num_classes": num_classes,
+        "class_names": images.class_names,
+        "preprocessing": preprocessing,
+        "data": data,
+        "parts": parts,
+        "recipe": recipe.to_json(),
+        "pretrained": pretrained,
+        "init": None if init is None else str(init),
+        "seed": seed,
+        "device_batch": plan.device_batch,
+        "precision": str(runtime.amp_dtype).removeprefix("torch."),
+        "strict_images": strict_images,
+        "runtime": runtime.description,
+    }
+    if runtime.is_main:
+        open_folder(out, config, resume, overwrite)
+    runtime.barrier()
+    state = _begin(job, network, resume)
+    board = open_board(out, state.epoch) if tensorboard and runtime.is_main else None
+    _run(job, state, board)
+    return _finish(job, state)
+
+
+def _run(job: Job, state: State, board: Any) -> None:
+    """The loop: every epoch's steps, then its test, its records and its checkpoint."""
+    plan, runtime = job.plan, job.runtime
+    schedule = _schedule(job, state)
+    mixup = _mixup(job)
+    dataset = job.images.with_transform(train_transform(job.preprocessing, job.recipe))
+    while state.epoch < job.recipe.epochs:
+        start = time.perf_counter()
+        first, steps = state.step, range(state.step, plan.steps)
+        batches = load(dataset, plan.micro_batches(state.epoch, first), runtime, job.workers)
+        state.model.train()
+        for step in console.track(steps, f"epoch {state.epoch}", len(steps), show=runtime.is_main):
+            number = state.epoch * plan.steps + step
+            schedule.step_update(number)
+            loss = train_step(job, state, batches, mixup)
+            state.ema.update(state.model, number + 1)
+            state.step, state.loss_sum = step + 1, state.loss_sum + loss
+            if state.step % job.save_every == 0 and state.step < plan.steps and runtime.is_main:
+                state.save(job.out / "state.pt")
+        speed = len(steps) * plan.global_batch / (time.perf_counter() - start)
+        record = _test(job, state) | {"images_per_second": speed, "seconds": time.perf_counter() - start}
+        state.seconds += record["seconds"]
+        if runtime.is_main:
+            save_epoch_weights(job.out, state, record)
+            append_jsonl(job.out / "metrics.jsonl", record)
+            if board is not None:
+                write_board(board, record)
+        state.last, state.epoch, state.step, state.loss_sum = record, state.epoch + 1, 0, 0.0
+        if runtime.is_main:
+            state.save(job.out / "state.pt")
+            _report(job, record)
+
+
+def train_step(job: Job, state: State, batches: Iterator[tuple[Tensor, Tensor]], mixup: Mixup | None) -> float:
+    """Forward and backward through this process's micro-batches (B, C, H, W), one update; the mean loss of all.
+
+    BN statistics are updated once per step, by the mean over the micro-batches of all processes, so that neither
+    accumulation nor the number of processes makes a difference.
+
+    Raises:
+        BossNetError: loss or gradient is not finite; nothing was updated.
+    """
+    plan, runtime, model = job.plan, job.runtime, state.model
+    statistics = [b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
+    before = [buffer.clone() for buffer in statistics]
+    sums = [torch.zeros_like(buffer) for buffer in statistics]
+    total = torch.zeros((), device=runtime.device)
+    state.optimizer.zero_grad()
+    for turn in range(plan.accumulation):
+        images, labels = next(batches)
+        seed_everything(plan.seed, state.epoch, state.step, turn * plan.world_size + plan.rank)
+        for buffer, old in zip(statistics, before, strict=True):
+            buffer.copy_(old)
+        targets = labels
+        if mixup is not None:
+            images, targets = mixup(images, labels)
+        with runtime.autocast():
+            logits = model(images)
+        # Mixed targets (B, K) are smoothed already.
+        smoothing = job.recipe.label_smoothing if mixup is None else 0.0
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing) / plan.accumulation
+        loss.backward()
+        total += loss.detach()
+        for summed, buffer in zip(sums, statistics, strict=True):
+            summed += buffer / plan.accumulation
+    for buffer, summed in zip(statistics, sums, strict=True):
+        buffer.copy_(summed)
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    runtime.average_([total, *statistics, *(parameter.grad for parameter in parameters)])  # type: ignore[list-item]
+    norm = nn.utils.clip_grad_norm_(parameters, job.recipe.clip_grad or math.inf)
+    value = float(total)
+    if not (math.isfinite(value) and math.isfinite(float(norm))):
+        raise _not_finite(job, state, value, float(norm))
+    state.optimizer.step()
+    return value
+
+
+def _not_finite(job: Job, state: State, loss: float, norm: float) -> BossNetError:
+    step = f"epoch {state.epoch}, step {state.step} of {job.plan.steps}: loss {loss}, norm of the gradient {norm}"
+    weights = job.out / WEIGHTS["model"]
+    good = (
+        f"the last good checkpoint is {weights}, of epoch {state.epoch - 1}" if state.last else "no epoch was finished"
+    )
+    return BossNetError(f"training stopped, for its arithmetic is no longer finite in {step}; {good}; lower the rate")
+
+
+# --- before and after the loop
+
+
+def _count_classes(images: ImageSet, test_images: ImageSet) -> int:
+    """How many classes there are; every one has a name, or a number below the largest that occurs."""
+    test_images.require_labels("measuring accuracy")
+    labels = images.require_labels("training")
+    return len(images.class_names) if images.class_names is not None else max(labels) + 1
+
+
+def _build(
+    name: str, options: Mapping[str, Any], recipe: Recipe, num_classes: int, pretrained: bool, init: Path | None
+) -> nn.Module:
+    """The network to start from; dropout is the recipe's unless `options` say otherwise."""
+    dropout = {"drop_rate": recipe.drop_rate, "drop_path_rate": recipe.drop_path}
+    given = {key: value for key, value in dropout.items() if value}
+    network = build_model(name, num_classes=num_classes, pretrained=pretrained, **{**given, **options})
+    if init is not None and (fresh := load_initial(network, init)):
+        console.note(f"{init} is for other classes, so these weights begin fresh: {', '.join(fresh)}")
+    return network
+
+
+def _begin(job: Job, network: nn.Module, resume: bool) -> State:
+    """Network, moving average and optimiser as they are at the beginning, or where a run was left."""
+    recipe = job.recipe
+    options: dict[str, Any] = dict(recipe.optimizer_options)
+    optimizer = create_optimizer_v2(
+        network,
+        recipe.optimizer,
+        lr=recipe.peak_lr,
+        weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay if recipe.layer_decay < 1 else None,
+        **options,
+    )
+    ema = ModelEmaV3(network, decay=recipe.ema_decay, use_warmup=recipe.ema_warmup)
+    state = State(network, ema, optimizer)
+    checkpoint = job.out / "state.pt"
+    if resume and checkpoint.exists():  # a run killed in its first epoch may have none yet
+        state.load(checkpoint)
+    if job.runtime.is_main:
+        keep_metrics_before(job.out, state.epoch)
+        _announce(job, state)
+    return state
+
+
+def _announce(job: Job, state: State) -> None:
+    plan, count = job.plan, sum(parameter.numel() for parameter in state.model.parameters())
+    console.note(
+        f"{count / 1e6:.2f} M parameters, {job.num_classes} classes; {job.images.name}: {len(job.images):,} images to "
+        f"train on, {len(job.test_images):,} to test on; {job.runtime.description}"
+    )
+    console.note(
+        f"a step: {plan.global_batch} images = {plan.world_size} process(es) x {plan.accumulation} micro-batch(es) x "
+        f"{plan.device_batch}; {plan.steps} steps an epoch, {job.recipe.epochs} epochs"
+    )
+    if state.epoch or state.step:
+        console.note(f"resuming in epoch {state.epoch} after {state.step} of {plan.steps} steps")
+
+
+def _schedule(job: Job, state: State) -> Any:
+    """timm's schedule of the learning rate, a function of the step's number."""
+    recipe = job.recipe
+    schedule, _ = create_scheduler_v2(
+        state.optimizer,
+        recipe.schedule,
+        num_epochs=recipe.epochs,
+        min_lr=recipe.min_lr,
+        decay_rate=recipe.decay_rate,
+        decay_epochs=recipe.decay_epochs,
+        warmup_epochs=recipe.warmup_epochs,
+        warmup_lr=recipe.warmup_lr,
+        step_on_epochs=False,
+        updates_per_epoch=job.plan.steps,
+    )
+    return schedule
+
+
+def _mixup(job: Job) -> Mixup | None:
+    recipe = job.recipe
+    if not recipe.mixes:
+        return None
+    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=job.num_classes)
+
+
+def _test(job: Job, state: State) -> dict[str, Any]:
+    """The epoch's record: accuracy of the weights and of their moving average."""
+    state.model.eval()
+    options: dict[str, Any] = {"batch": job.plan.device_batch, "workers": job.workers}
+    raw, ema = (
+        measure_accuracy(network, job.test_images, job.preprocessing, job.runtime, **options)
+        for network in (state.model, state.ema.module)
+    )
+    return {
+        "kind": "epoch",
+        "epoch": state.epoch,
+        "train_loss": state.loss_sum / job.plan.steps,
+        "test_loss": raw.loss,
+        "top1": raw.top1,
+        "top5": raw.top5,
+        "ema_top1": ema.top1,
+        "ema_top5": ema.top5,
+        "lr": max(group["lr"] for group in state.optimizer.param_groups),
+    }
+
+
+def _report(job: Job, record: Mapping[str, Any]) -> None:
+    console.note(
+        f"epoch {record['epoch']:>3} of {job.recipe.epochs}: loss {record['train_loss']:.4f}, top-1 {record['top1']:.2f} "
+        f"(average weights {record['ema_top1']:.2f}), {record['images_per_second']:.0f} images/s"
+    )
+
+
+def _finish(job: Job, state: State) -> TrainResult:
+    """The result; the main process writes it down."""
+    job.runtime.barrier()
+    last = state.last
+    accuracies = {name: last[name] for name in ("top1", "top5", "ema_top1", "ema_top5", "images_per_second")}
+    result = TrainResult(
+        **accuracies,
+        best_top1=state.best_top1,
+        best_epoch=state.best_epoch,
+        seconds=state.seconds,
+        weights=job.out / WEIGHTS["model"],
+    )
+    if job.runtime.is_main:
+        unreadable = {"unreadable_images": job.images.num_unreadable + job.test_images.num_unreadable}
+        save_json(job.out / "summary.json", asdict(result) | {"weights": WEIGHTS["model"]} | unreadable)
+        if unreadable["unreadable_images"]:
+            console.note(f"{unreadable['unreadable_images']} unreadable images were replaced; their names are above")
+    return result
