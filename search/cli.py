@@ -2,6 +2,246 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
+from bossnet_zoo import console
+from bossnet_zoo.errors import UsageError
+
 app = typer.Typer()
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of the run.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")]
+Seed = Annotated[int | None, typer.Option(help="Decides everything that is random.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+MaxMAdds = Annotated[str | None, typer.Option(help="Most multiply-adds of an architecture: 475M, 3.5G or a number.")]
+MaxParams = Annotated[str | None, typer.Option(help="Most parameters: 25M or a number.")]
+
+
+def parse_amount(text: str | None, option: str) -> int | None:
+    """`475M` -> 475,000,000; also k, G, B and plain numbers. Raises `UsageError`."""
+    if text is None:
+        return None
+    units = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+    factor = units.get(text[-1:].lower(), 1)
+    try:
+        amount = round(float(text[:-1] if factor > 1 else text) * factor)
+    except (ValueError, OverflowError):
+        raise UsageError(f"{option} {text!r} is no amount; type one such as 475M, 3.5G or 120000000") from None
+    if amount <= 0:
+        raise UsageError(f"{option} {text!r} is not positive; type an amount such as 475M")
+    return amount
+
+
+@app.command()
+def search(
+    space: Annotated[str | None, typer.Option(help="Search space: hytra, mbconv or nats.")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, hf:NAME, a folder or shards.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the new run.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
+    preset: Annotated[str, typer.Option(help="paper: the paper's settings; demo: minutes on two CPU cores.")] = "paper",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the search would take, and stop.")] = False,
+    throughput: Annotated[float, typer.Option(help="For --dry-run: TFLOP/s of one device in practice.")] = 60.0,
+    overwrite: Overwrite = False,
+    max_madds: MaxMAdds = None,
+    max_params: MaxParams = None,
+    seed: Seed = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each block.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Pixels of a view.")] = None,
+    num_paths: Annotated[int | None, typer.Option(help="Paths sampled in a step.")] = None,
+    global_batch: Annotated[int | None, typer.Option(help="Images of a step, over all processes.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Images that a process takes at once.")] = None,
+    base_lr: Annotated[float | None, typer.Option(help="LARS rate at 4096 images a step.")] = None,
+    target_momentum: Annotated[float | None, typer.Option(help="Momentum of the moving average at the start.")] = None,
+    ensemble: Annotated[
+        bool | None, typer.Option("--ensemble/--no-ensemble", help="Train towards the mean target of all paths.")
+    ] = None,
+    path_sampling: Annotated[str | None, typer.Option(help="uniform or fair.")] = None,
+    own_views: Annotated[
+        bool | None, typer.Option("--own-views/--shared-views", help="Each path sees its own pair of views.")
+    ] = None,
+    coverage: Annotated[str | None, typer.Option(help="greedy or full: train a block for every entry scale.")] = None,
+    calibration_images: Annotated[int | None, typer.Option(help="Images behind the BN statistics.")] = None,
+    rating_images: Annotated[int | None, typer.Option(help="Most held-out images to rate on.")] = None,
+    rating_part: Annotated[str | None, typer.Option(help="search-val (held out) or search-train.")] = None,
+    rating_every: Annotated[int | None, typer.Option(help="Rate every so many epochs too.")] = None,
+    views: Annotated[str | None, typer.Option(help="byol or digits.")] = None,
+    augment: Annotated[str | None, typer.Option(help="In workers, or on the device.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load images.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Train a supernet without labels, rate every path, and solve for the best architecture.
+
+    Example: bossnet search --space hytra --data digits --preset demo --out runs/search
+    """
+    from dataclasses import replace
+
+    from bossnet_zoo.runtime import Runtime
+
+    from . import run
+    from .settings import get_preset
+
+    asked: dict[str, Any] = {
+        name: value
+        for name, value in {
+            "space": space,
+            "data": data,
+            "seed": seed,
+            "epochs": epochs,
+            "resolution": resolution,
+            "num_paths": num_paths,
+            "global_batch": global_batch,
+            "micro_batch": micro_batch,
+            "base_lr": base_lr,
+            "target_momentum": target_momentum,
+            "ensemble": ensemble,
+            "path_sampling": path_sampling,
+            "own_views": own_views,
+            "coverage": coverage,
+            "calibration_images": calibration_images,
+            "rating_images": rating_images,
+            "rating_part": rating_part,
+            "rating_every": rating_every,
+            "views": views,
+            "augment": augment,
+            "workers": workers,
+        }.items()
+        if value is not None
+    }
+    bounds = {
+        "max_madds": parse_amount(max_madds, "--max-madds"),
+        "max_params": parse_amount(max_params, "--max-params"),
+    }
+    if resume is not None:
+        if out is not None or overwrite or dry_run:
+            raise UsageError("--resume goes on with a run as it is; leave out --out, --overwrite and --dry-run")
+        settings, folder = run.resume_settings(resume, asked), resume
+    else:
+        settings, folder = replace(get_preset(preset), **asked), out or Path("runs/search")
+        if not settings.data:
+            raise UsageError("the paper's search needs images: type --data FOLDER (or --data digits --preset demo)")
+    settings.make_space()
+    if dry_run:
+        _print_plan(settings, throughput)
+        return
+    with Runtime.open(device, precision) as runtime:
+        if resume is None:
+            run.start_run(folder, settings, runtime, preset, overwrite)
+        result = run.search(settings, folder, runtime, **bounds)
+        if runtime.is_main:
+            _print_result(result)
+
+
+def _print_plan(settings: Any, throughput: float) -> None:
+    import os
+
+    from bossnet_zoo.datasets import open_images
+
+    from .plan import plan_search, total_madds
+    from .supernets import trained_entries
+
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    train = len(open_images(settings.data, "search-train", seed=settings.seed))
+    rated = len(open_images(settings.data, settings.rating_part, seed=settings.seed))
+    plans = plan_search(settings, train, rated, processes)
+    space = settings.make_space()
+    print(f"{space.name}: {space.count():,} architectures, {space.num_blocks} blocks, {settings.coverage} coverage")
+    print(f"{settings.data}: {train:,} images to train on, {rated:,} to rate on, {settings.resolution} px")
+    print(
+        f"{settings.epochs} epochs a block, {settings.num_paths} paths a step, {settings.global_batch:,} images a step "
+        f"= {processes} processes x {settings.micro_batch} x {settings.accumulation(processes)}"
+    )
+    print(f"LARS {settings.learning_rate:g} ({settings.base_lr:g} at 4096), EMA from {settings.target_momentum:g}\n")
+    rows = [("block", "trained", "paths", "steps", "GMAdds/step", "params", "memory", "hours")]
+    rate = throughput * 1e12 / 2 * processes * 3600  # multiply-adds an hour
+    for plan in plans:
+        paths = "-".join(f"{number}" for number in dict.fromkeys(plan.paths))
+        hours = plan.stages * (plan.steps * plan.step_madds + plan.rating_madds) / rate
+        rows.append(
+            (
+                f"{plan.block + 1}",
+                f"{plan.stages} of {len(trained_entries(space, plan.block))}",
+                paths,
+                f"{plan.steps:,}",
+                f"{plan.step_madds / 1e9:,.0f}",
+                f"{plan.params / 1e6:.1f} M",
+                f"{plan.memory_bytes / 2**30:.2f} GiB",
+                f"{hours:.2g}",
+            )
+        )
+    _print_table(rows)
+    total = total_madds(plans)
+    print(
+        f"\nin all {total:.2e} multiply-adds: {total / rate:.2g} hours at {throughput:g} TFLOP/s per process (assumed)"
+    )
+    print("costs are means over a block's legal paths and entries; memory is an estimate for one process")
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+def _print_result(result: Any) -> None:
+    best = result.best[0]
+    console.results.print(f"{best.arch}  score {best.score:.4f}, {best.cost.madds / 1e6:,.1f} M MAdds", markup=False)
+    console.note(f"ratings, architectures and report: {result.out}")
+    console.note(f"next: bossnet solve --ratings {result.out / 'ratings.json'} --top 5")
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """The whole story on real images in minutes: search, solve, retrain, export, report.
+
+    Example: bossnet demo --out runs/demo
+    """
+    from bossnet_zoo.runtime import Runtime
+
+    from .demo import run_demo
+
+    with Runtime.open(device) as runtime:
+        run_demo(out, runtime, seed=seed or 0, overwrite=overwrite)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Folder of a search, finished or not.")]) -> None:
+    """Write the report of a search again, from what its folder holds.
+
+    Example: bossnet report runs/search
+    """
+    from .report import write_report
+
+    print(write_report(run))
+
+
+@app.command()
+def extract(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished search.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for config.json and model.safetensors.")],
+    arch: Annotated[str | None, typer.Option(help="Architecture; by default the best one found.")] = None,
+    num_classes: Annotated[int, typer.Option(help="Outputs of the fresh classifier.")] = 1000,
+    device: Device = "auto",
+) -> None:
+    """Write an architecture with its inherited supernet weights as a plain timm model.
+
+    Example: bossnet extract runs/search --out runs/warm --num-classes 10
+    """
+    from bossnet_zoo.runtime import Runtime
+
+    from .extract import extract as extract_model
+
+    with Runtime.open(device, "float32") as runtime:
+        text = extract_model(run, arch, out, runtime, num_classes)
+    print(text)
+    console.note(f'load it: import bossnet_zoo, timm; timm.create_model("local-dir:{out}")')
+    console.note(f"train on from it: bossnet train {text} --init {out / 'model.safetensors'} --data DATA")

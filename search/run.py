@@ -1,13 +1,13 @@
 """A search from start to end, in a run directory from which it can be resumed.
 
-    config.json          settings, version, device; a resumed run must have the same settings
-    split.json           which images of the source the paths are rated on
-    metrics.jsonl        one record per step, per epoch and per intermediate rating
-    blocks/*.safetensors the online network of every finished stage
-    ratings.json         ratings of the finished stages
-    state-*.pt           the stage in training after its last two epochs; gone when the search is finished
-    architectures.json   the best architectures, best first
-    report.html          all of it on one page
+config.json          settings, version, device; a resumed run must have the same settings
+split.json           which images of the source the paths are rated on
+metrics.jsonl        one record per step, per epoch and per intermediate rating
+blocks/*.safetensors the online network of every finished stage
+ratings.json         ratings of the finished stages
+state-*.pt           the stage in training after its last two epochs; gone when the search is finished
+architectures.json   the best architectures, best first
+report.html          all of it on one page
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def search(
 # --- the run directory
 
 
-def start_run(out: FilePath, settings: SearchSettings, runtime: Runtime, preset: str = "", overwrite: bool = False) -> None:
+def start_run(
+    out: FilePath, settings: SearchSettings, runtime: Runtime, preset: str = "", overwrite: bool = False
+) -> None:
     """Make a run directory for a new search.
 
     Raises:
@@ -107,7 +109,9 @@ def start_run(out: FilePath, settings: SearchSettings, runtime: Runtime, preset:
             is_run = (out / "config.json").exists()
             if not (overwrite and is_run):
                 hint = f"--resume {out} to go on with it, --overwrite to replace it, or " if is_run else ""
-                raise UsageError(f"{out} already holds {'a run' if is_run else 'other files'}; type {hint}another --out")
+                raise UsageError(
+                    f"{out} already holds {'a run' if is_run else 'other files'}; type {hint}another --out"
+                )
             _remove(out)
         config = {
             "format": FORMAT,
@@ -134,7 +138,9 @@ def read_config(run: FilePath) -> dict[str, Any]:
         UsageError: `run` is none.
     """
     if not (run / "config.json").exists():
-        raise UsageError(f"{run} is no run directory: it has no config.json; start one with: bossnet search --out {run}")
+        raise UsageError(
+            f"{run} is no run directory: it has no config.json; start one with: bossnet search --out {run}"
+        )
     config = load_json(run / "config.json", "run configuration")
     if not isinstance(config, dict) or config.get("format") != FORMAT or "settings" not in config:
         raise UsageError(f"{run / 'config.json'} is no configuration of a search that this version can read")
@@ -211,7 +217,9 @@ def _load_table(setup: Setup) -> RatingTable:
     return RatingTable(settings.space, tuple({} for _ in range(setup.space.num_blocks)), meta=meta)
 
 
-def _run_stage(setup: Setup, stage: Stage, chain: Chain, calibration: list[torch.Tensor], table: RatingTable) -> RatingTable:
+def _run_stage(
+    setup: Setup, stage: Stage, chain: Chain, calibration: list[torch.Tensor], table: RatingTable
+) -> RatingTable:
     """Train and rate one stage, going on from its last finished epoch; returns the table with its ratings."""
     settings, space, name = setup.settings, setup.space, stage.name(setup.space)
     prefix = load_prefix(space, chain, setup.out / "blocks", calibration, setup.runtime)
@@ -286,10 +294,17 @@ def _forget_after(setup: Setup, stage: Stage, epoch: int) -> None:
     def keep(record: Mapping[str, Any]) -> bool:
         if (record["block"], record["entry"]) != (stage.block, entry):
             return True
-        return record["epoch"] < epoch or (record["kind"] == "rating" and record["epoch"] == epoch < setup.settings.epochs)
+        return record["epoch"] < epoch or (
+            record["kind"] == "rating" and record["epoch"] == epoch < setup.settings.epochs
+        )
 
     records = [json.dumps(record) for record in read_jsonl(file) if keep(record)]
     save_text(file, "".join(record + "\n" for record in records))
+
+
+def open_setup(run: FilePath, runtime: Runtime) -> Setup:
+    """What the stages of the search in `run` share. Raises `UsageError` if `run` is no search."""
+    return _setup(resume_settings(run), run, runtime)
 
 
 def search_progress(run: FilePath) -> tuple[Space, RatingTable]:

@@ -180,9 +180,7 @@ class BlockTraining:
         seconds = time.perf_counter() - started
         mean = sum(losses) / len(losses)
         images = len(steps) * settings.global_batch / seconds
-        setup.log(
-            self.stage, kind="epoch", epoch=self.epoch, loss=mean, seconds=seconds, images_per_second=images
-        )
+        setup.log(self.stage, kind="epoch", epoch=self.epoch, loss=mean, seconds=seconds, images_per_second=images)
         self.epoch += 1
         return mean
 

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bossnet_zoo.spaces import Path
+from bossnet_zoo.spaces import Arch, Path
 
 
 class SupernetBlock(nn.Module):
@@ -39,6 +39,10 @@ class SupernetBlock(nn.Module):
         """The modules that `step` uses; index -1 stands for `root`, index len(path) for `adapt`."""
 
     @abstractmethod
+    def stand_alone_state(self, arch: Arch, path: Path) -> dict[str, Tensor]:
+        """State of `path`'s modules, and of `root`, under their names in the stand-alone network of `arch`."""
+
+    @abstractmethod
     def restrict_to(self, path: Path) -> None:
         """Drop every module that `path` does not use, adapters included: what remains is a frozen prefix's share."""
 
@@ -57,3 +61,8 @@ class SupernetBlock(nn.Module):
 def norms_of(*modules: nn.Module) -> tuple[_BatchNorm, ...]:
     """All BN layers inside the modules, in order."""
     return tuple(child for module in modules for child in module.modules() if isinstance(child, _BatchNorm))
+
+
+def state_under(name: str, module: nn.Module) -> dict[str, Tensor]:
+    """A module's state as part of a network that calls it `name`."""
+    return {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}

@@ -9,10 +9,10 @@ from __future__ import annotations
 from timm.layers import get_act_layer
 from torch import Tensor, nn
 
-from bossnet_zoo.models.hytra import ResAtt, ResConv, init_weights, make_downsample
-from bossnet_zoo.spaces.hytra import STRIDES, HyTraSpace, Layer
+from bossnet_zoo.models.hytra import ResAtt, ResConv, init_weights, layer_names, make_downsample
+from bossnet_zoo.spaces.hytra import STRIDES, HyTraArch, HyTraSpace, Layer
 
-from .block import SupernetBlock
+from .block import SupernetBlock, state_under
 
 HyTraPath = tuple[Layer, ...]
 
@@ -30,6 +30,7 @@ class HyTraBlock(SupernetBlock):
     def __init__(self, space: HyTraSpace, block: int, entry: int | None):
         super().__init__()
         self.entry = entry
+        self.first_layer = sum(space.block_layers[:block])
         act, base_width = get_act_layer(space.act_layer), space.base_width
         assert act is not None
         self.num_features = 32 * base_width
@@ -113,6 +114,16 @@ class HyTraBlock(SupernetBlock):
         if index == 0 and self.entry is None:
             return (*self.downsample[: path[0].scale], candidate)
         return (candidate,)
+
+    def stand_alone_state(self, arch: HyTraArch, path: HyTraPath) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = {}
+        if self.entry is None:
+            state |= state_under("conv1", self.stem[0]) | state_under("bn1", self.stem[1])
+            for scale in range(path[0].scale):
+                state |= state_under(f"layer{scale + 1}.0", self.downsample[scale])
+        for index, name in enumerate(layer_names(arch)[self.first_layer :][: len(path)]):
+            state |= state_under(name, self.step_modules(path, index)[-1])
+        return state
 
     def restrict_to(self, path: HyTraPath) -> None:
         for index in range(len(path)):
