@@ -72,7 +72,8 @@ class SiameseSupernet(nn.Module):
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
         """target = momentum * target + (1 - momentum) * online, for every weight of block, adapters and projector."""
-        target, online = list(self.target.parameters()), list(self.online.parameters())
+        target: list[Tensor] = list(self.target.parameters())
+        online: list[Tensor] = list(self.online.parameters())
         torch._foreach_lerp_(target, online, 1.0 - momentum)
 
 

@@ -156,7 +156,7 @@ def _print_plan(settings: Any, throughput: float) -> None:
         f"= {processes} processes x {settings.micro_batch} x {settings.accumulation(processes)}"
     )
     print(f"LARS {settings.learning_rate:g} ({settings.base_lr:g} at 4096), EMA from {settings.target_momentum:g}\n")
-    rows = [("block", "trained", "paths", "steps", "GMAdds/step", "params", "memory", "hours")]
+    rows: list[tuple[str, ...]] = [("block", "trained", "paths", "steps", "GMAdds/step", "params", "memory", "hours")]
     rate = throughput * 1e12 / 2 * processes * 3600  # multiply-adds an hour
     for plan in plans:
         paths = "-".join(f"{number}" for number in dict.fromkeys(plan.paths))

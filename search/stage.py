@@ -22,7 +22,7 @@ from bossnet_zoo.datasets import ImageSet
 from bossnet_zoo.determinism import seed_of
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.runtime import Runtime
-from bossnet_zoo.spaces import Entry, Path, Space
+from bossnet_zoo.spaces import Path, Space
 
 from .bootstrapping import SiameseSupernet, bootstrap, parameter_groups, target_momentum
 from .prefix import FrozenPrefix, Stage
@@ -90,8 +90,8 @@ def rating_views(setup: Setup, limit: int | None) -> Iterator[tuple[Tensor, Tens
     batches = _chunks(order, settings.micro_batch)
     mine = list(setup.runtime.shard(len(batches)))
     loader = setup.loader(setup.rating_images, 1, "rating")
-    for first, second in loader.epoch(FIXED_EPOCH, [batches[index] for index in mine], mine):
-        yield first, second
+    for views in loader.epoch(FIXED_EPOCH, [batches[index] for index in mine], mine):
+        yield views[0], views[1]
 
 
 def sample_paths(space: Space, stage: Stage, settings: SearchSettings, generator: random.Random) -> list[Path]:
@@ -128,7 +128,7 @@ class BlockTraining:
         torch.manual_seed(seed_of(settings.seed, "init", stage.block, stage.entry))
         block = make_block(setup.space, stage.block, stage.entry)
         self.siamese = SiameseSupernet(block, settings.hidden, settings.projection)
-        self.siamese.to(runtime.device, memory_format=torch.channels_last).train()
+        self.siamese.to(runtime.device).to(memory_format=torch.channels_last).train()
         self.optimizer = Lars(
             parameter_groups(self.siamese, settings.weight_decay),
             lr=settings.learning_rate,
@@ -203,7 +203,7 @@ class BlockTraining:
         if not math.isfinite(loss):
             raise BossNetError(
                 f"the loss became {loss} in {self.stage.name(self.setup.space)} at step {step + 1} "
-                f"(epoch {self.epoch + 1}); the state after epoch {self.epoch} is kept: lower --base-lr and search again"
+                f"(epoch {self.epoch + 1}); the state after epoch {self.epoch} is kept: search again with a lower --base-lr"
             )
         runtime.average_(p.grad for _, p in self.siamese.trainable_parameters() if p.grad is not None)
         self.optimizer.step()
