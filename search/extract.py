@@ -11,9 +11,9 @@ from bossnet_zoo import models
 from bossnet_zoo.checkpoint import load_json, save_weights
 from bossnet_zoo.errors import CheckpointError, UsageError
 from bossnet_zoo.runtime import Runtime
-from bossnet_zoo.spaces import Arch, Entry, Space
+from bossnet_zoo.spaces import Arch, Entry, Path, Space
 
-from .prefix import Chain, load_prefix, stage_of
+from .prefix import Chain, Stage, load_prefix, stage_of
 from .run import open_setup, search_progress
 from .stage import calibration_views
 
@@ -84,7 +84,8 @@ def best_architecture(run: FilePath) -> str:
 
 def chain_of(space: Space, arch: Arch) -> Chain:
     """The stages and paths that an architecture goes through."""
-    chain, entry = [], None  # type: list, Entry
+    chain: list[tuple[Stage, Path]] = []
+    entry: Entry = None
     for block, path in enumerate(space.split(arch)):
         chain.append((stage_of(space, block, entry), path))
         entry = space.exit(block, entry, path)

@@ -203,7 +203,7 @@ class BlockTraining:
         if not math.isfinite(loss):
             raise BossNetError(
                 f"the loss became {loss} in {self.stage.name(self.setup.space)} at step {step + 1} "
-                f"(epoch {self.epoch + 1}); the state after epoch {self.epoch} is kept: search again with a lower --base-lr"
+                f"(epoch {self.epoch + 1}); the state after epoch {self.epoch} is kept; try a lower --base-lr"
             )
         runtime.average_(p.grad for _, p in self.siamese.trainable_parameters() if p.grad is not None)
         self.optimizer.step()
