@@ -151,3 +151,11 @@ def _precision(name: str, device: torch.device) -> torch.dtype:
     if name not in choices:
         raise UsageError(f"unknown precision {name!r}; allowed: auto, float32, bfloat16")
     return choices[name]
+
+
+def gpu_name() -> str | None:
+    """Name and compute capability of the GPU in use, as in `NVIDIA L4, 8.9`; None without one that works."""
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()}, {major}.{minor}"

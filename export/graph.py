@@ -87,7 +87,8 @@ class Deployed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pixels:
-            x = (x.permute(0, 3, 1, 2).float() - self.mean) / self.std  # (B, H, W, C) -> (B, C, H, W)
+            x = x.float().permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W); TensorRT moves no uint8
+            x = (x - self.mean) / self.std
         x = self.model(x)
         return x.softmax(dim=1) if self.softmax else x
 

@@ -73,7 +73,7 @@ def write_onnx(
         precision: `fp32`, `fp16`, `bf16` or `int8`.
         runtime: whom an INT8 file is for: `onnxruntime` or `tensorrt`.
         calibration: batches, as the graph's input takes them, that show the range of activations; INT8 needs them.
-        images: further batches to compare on, beside noise.
+        images: batches to compare on, beside noise; by default those of `calibration`.
 
     Raises:
         UsageError: INT8 without calibration, or an opset that the precision does not have.
@@ -82,7 +82,9 @@ def write_onnx(
     check_opset(precision, traced.options.opset)
     if precision == "int8" and not calibration:
         raise UsageError("int8 needs calibration images; type --calib with a folder of images or a data set's name")
-    noise = list(example_batches(traced.metadata, traced.options))
+    # INT8 knows the range of images, and is judged on images alone.
+    noise = [] if precision == "int8" else list(example_batches(traced.metadata, traced.options))
+    images = images or calibration
     converted = convert(traced.proto, precision, runtime, calibration, seen=[*noise, *calibration, *images])
     check_graph(converted.proto, precision, converted.exempt)
     meant_for = runtime if precision == "int8" else "any"
@@ -115,17 +117,24 @@ def write_onnx(
     return report
 
 
-def open_runtime(source: Path | bytes, *, exact: bool = False, threads: int = 0) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU.
+def open_runtime(
+    source: Path | bytes,
+    *,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    exact: bool = False,
+    threads: int = 0,
+) -> Any:
+    """An `onnxruntime.InferenceSession`.
 
     Args:
         source: a file, or its content.
+        providers: what runs it, in order of preference.
         exact: compute quantised graphs in float32 operators, as they are written. (8-bit kernels of CPUs without VNNI
             saturate on TensorRT's files.)
         threads: for one operator; 0 for all cores.
 
     Raises:
-        BossNetError: no ONNX file, a damaged one, or one that the CPU has no operators for.
+        BossNetError: no ONNX file, a damaged one, or one with operators that the providers do not have.
     """
     runtime = need("onnxruntime", "onnx")
     options = runtime.SessionOptions()
@@ -134,7 +143,7 @@ def open_runtime(source: Path | bytes, *, exact: bool = False, threads: int = 0)
     if exact:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(source, options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         name = source if isinstance(source, Path) else "the graph"
         raise BossNetError(

@@ -1,0 +1,263 @@
+"""One way to run a network, whatever it was exported to: `session(images) -> logits`.
+
+    session = open_session("bossnet_t0.onnx", device="cpu")
+    logits = session(images)          # (B, C, H, W) float32 -> (B, classes) float32
+
+Every session carries the `Metadata` of its network, so that `session.metadata.data_config` prepares images for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bossnet_zoo.checkpoint import load_json, sha256
+from bossnet_zoo.errors import BossNetError, UsageError, unknown
+from bossnet_zoo.runtime import Runtime, gpu_name
+
+from .extras import need
+from .graph import INPUT
+from .metadata import Metadata
+from .onnx import open_runtime
+from .tensorrt import side_car
+from .trt_common import load_tensorrt, open_engine
+
+# By --device, in the order in which ONNX Runtime asks them for each node; the last takes what the others leave.
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+EXPORTED = (".onnx", ".engine")
+
+
+class Session(Protocol):
+    """A network that is ready to run.
+
+    Attributes:
+        metadata: how to prepare images, and what the outputs are.
+        runtime: in words, for tables.
+    """
+
+    metadata: Metadata
+    runtime: str
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Logits (or probabilities, where softmax is in the graph) of a batch.
+
+        Raises:
+            UsageError: a batch, size or type that the network does not take.
+        """
+
+
+def is_exported(source: str | Path) -> bool:
+    """Whether `source` names an exported file, instead of a network for PyTorch."""
+    return str(source).endswith(EXPORTED)
+
+
+def open_session(path: str | Path, device: str = "auto", *, threads: int = 0) -> Session:
+    """Open an ONNX file or a TensorRT engine.
+
+    Args:
+        path: a file that `bossnet export` wrote.
+        device: `cpu`, `cuda` or `tensorrt` (ONNX Runtime's provider); `auto` is a GPU where there is one. Engines run
+            on a GPU only.
+        threads: of the CPU, for one operator; 0 for all cores.
+
+    Raises:
+        UsageError: no such file or device, or a file for another runtime.
+        BossNetError: a damaged file, one of another version or GPU, or a device that was asked for and not given.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; make it with: bossnet export MODEL")
+    if path.suffix == ".engine":
+        return EngineSession(path)
+    if path.suffix == ".onnx":
+        return OnnxSession(path, device, threads=threads)
+    raise UsageError(f"{path} is no exported network; allowed: files ending in {' or '.join(EXPORTED)}")
+
+
+def check_input(images: np.ndarray, metadata: Metadata, shapes: Sequence[Sequence[int]] = ()) -> None:
+    """Raise `UsageError` unless the batch has the type and shape that the network takes.
+
+    Args:
+        shapes: smallest and largest (or smallest, usual, largest) shape allowed; by default any batch.
+    """
+    wanted = np.uint8 if metadata.pixels else np.float32
+    if images.dtype != wanted or images.ndim != 4:
+        layout = "(B, H, W, C)" if metadata.pixels else "(B, C, H, W)"
+        raise UsageError(
+            f"a batch of {images.dtype} with shape {images.shape} was given; "
+            f"{metadata.model} takes {np.dtype(wanted)} {layout}"
+        )
+    if shapes and not all(
+        low <= side <= high for low, side, high in zip(shapes[0], images.shape, shapes[-1], strict=True)
+    ):
+        raise UsageError(
+            f"a batch of shape {images.shape} is outside the engine's profile, {tuple(shapes[0])} to "
+            f"{tuple(shapes[-1])}; build another engine with --batch MIN:USUAL:MAX"
+        )
+
+
+# --- PyTorch
+
+
+class TorchSession:
+    """A PyTorch network."""
+
+    def __init__(self, model: nn.Module, runtime: Runtime, class_names: tuple[str, ...] = ()):
+        self.metadata = Metadata.of(model, class_names=class_names)
+        self.device, self.autocast = runtime.device, runtime.autocast
+        self.model = model.eval().to(runtime.device)
+        self.runtime = f"PyTorch, {runtime.description}"
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        check_input(images, self.metadata)
+        with torch.inference_mode(), self.autocast():
+            return self.model(torch.from_numpy(images).to(self.device)).float().cpu().numpy()
+
+
+# --- ONNX Runtime
+
+
+class OnnxSession:
+    """An ONNX file in ONNX Runtime."""
+
+    def __init__(self, path: Path, device: str = "auto", *, threads: int = 0):
+        providers = _providers(device)
+        self.session = open_runtime(path, providers=providers, threads=threads)
+        check_providers(self.session.get_providers(), providers)
+        self.metadata = Metadata.read(self.session.get_modelmeta().custom_metadata_map, path)
+        if self.metadata.runtime == "tensorrt" and device != "tensorrt":
+            raise UsageError(
+                f"{path} is quantised for TensorRT, and wrong and slow in ONNX Runtime's own kernels; "
+                "take the file NAME.int8.ort.onnx, or --device tensorrt"
+            )
+        self.runtime = f"ONNX Runtime, {self.session.get_providers()[0].removesuffix('ExecutionProvider')}"
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        check_input(images, self.metadata)
+        try:
+            return self.session.run(None, {INPUT: images})[0]
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
+            wanted = tuple(self.session.get_inputs()[0].shape)
+            raise UsageError(
+                f"ONNX Runtime refuses a batch of shape {images.shape}; the file takes {wanted}: {error}"
+            ) from error
+
+
+def _providers(device: str) -> tuple[str, ...]:
+    if device == "auto":
+        available = need("onnxruntime", "onnx").get_available_providers()
+        device = "cuda" if gpu_name() and "CUDAExecutionProvider" in available else "cpu"
+    if device not in PROVIDERS:
+        raise unknown("device", device, ("auto", *PROVIDERS))
+    return PROVIDERS[device]
+
+
+def check_providers(given: Sequence[str], asked: Sequence[str]) -> None:
+    """Raise `BossNetError` where ONNX Runtime does not run on what was asked for: it falls back in silence."""
+    missing = [name for name in asked if name not in given]
+    if missing:
+        raise BossNetError(
+            f"{missing[0]} was asked for and ONNX Runtime runs on {', '.join(given)} instead: the provider is not "
+            "installed, or its libraries cannot be loaded; type: pip uninstall onnxruntime, then pip install "
+            '"bossnet-zoo[onnx-gpu]"; or choose --device cpu'
+        )
+
+
+# --- TensorRT
+
+
+class EngineSession:
+    """A TensorRT engine on the GPU it was built for."""
+
+    def __init__(self, path: Path):
+        about = read_side_car(path)
+        self.metadata = Metadata.from_json(about["metadata"])
+        self.shapes = about["profile"]
+        trt = load_tensorrt(about["builder"])
+        check_side_car(about, path, trt.__version__, gpu_name())
+        self.runtime = f"{'TensorRT' if about['builder'] == 'tensorrt' else 'TensorRT for RTX'} {trt.__version__}"
+        self.device = Runtime.open("cuda").device
+        self.engine = open_engine(trt, path.read_bytes(), str(path))
+        self.context = self.engine.create_execution_context()
+        self.output = self.engine.get_tensor_name(self.engine.num_io_tensors - 1)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        check_input(images, self.metadata, self.shapes)
+        x = torch.from_numpy(images).to(self.device).contiguous()
+        self.context.set_input_shape(INPUT, tuple(x.shape))
+        logits = torch.empty(tuple(self.context.get_tensor_shape(self.output)), device=self.device)
+        self.context.set_tensor_address(INPUT, x.data_ptr())
+        self.context.set_tensor_address(self.output, logits.data_ptr())
+        stream = torch.cuda.current_stream(self.device)
+        if not self.context.execute_async_v3(stream.cuda_stream):
+            raise BossNetError(f"{self.runtime} failed to run a batch of shape {images.shape}")
+        stream.synchronize()
+        return logits.cpu().numpy()
+
+
+def read_side_car(engine_file: Path) -> dict[str, Any]:
+    """What an engine's side-car says.
+
+    Raises:
+        BossNetError: it is missing or damaged, or belongs to another engine.
+    """
+    file = side_car(engine_file)
+    if not file.exists():
+        raise BossNetError(f"{file} is missing, which describes the engine; keep the two together, or export it again")
+    about = load_json(file, "description of the engine")
+    if about.get("engine_sha256") != sha256(engine_file):
+        raise BossNetError(f"{engine_file} is damaged, or not the engine that {file.name} describes; export it again")
+    return about
+
+
+def check_side_car(about: dict[str, Any], path: Path, version: str, gpu: str | None) -> None:
+    """Raise an error where an engine cannot run here: another version of TensorRT, another GPU, or none."""
+    package = about["builder"]
+    if gpu is None:
+        raise UsageError(
+            f"{path} is an engine, and runs on a GPU only; this machine has none that works; use the .onnx"
+        )
+    if about["version"] != version and not about["options"]["version_compatible"]:
+        raise BossNetError(
+            f"{path} was built by {package} {about['version']}, and {package} {version} is installed here; "
+            "export it again, or build it with --version-compatible"
+        )
+    if about["gpu"] not in (None, gpu) and not about["options"]["hardware_compatible"]:
+        raise BossNetError(
+            f"{path} was built for {about['gpu']}, and this machine has {gpu}; export it again here, "
+            "or build it with --hardware-compatible"
+        )
+
+
+# --- for bossnet eval and bossnet predict
+
+
+def predictor(session: Session) -> Callable[[Tensor], Tensor]:
+    """The session as a function of tensors, for `bossnet_zoo.evaluate`.
+
+    Normalised images (B, C, H, W) -> logits (B, classes), on the images' device. Where the graph normalises pixels
+    itself, they are restored: normalisation of uint8 can be inverted exactly. Where it ends in softmax, the logarithm
+    of probabilities serves as logits.
+    """
+    metadata = session.metadata
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (metadata.mean, metadata.std))
+
+    def predict(x: Tensor) -> Tensor:
+        images = x.cpu()
+        if metadata.pixels:
+            images = (
+                ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+            )
+        answer = torch.from_numpy(session(images.numpy())).to(x.device)
+        return answer.clamp_min(1e-12).log() if metadata.softmax else answer
+
+    return predict
