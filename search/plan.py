@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,11 +99,19 @@ def total_madds(plans: Sequence[BlockPlan]) -> int:
     return sum(plan.stages * (plan.steps * plan.step_madds + plan.rating_madds) for plan in plans)
 
 
+@functools.cache
+def _block_without_data(space: Space, block: int, entry: Entry) -> SupernetBlock:
+    """The supernet block on the meta device: shapes, but neither memory nor arithmetic."""
+    with torch.device("meta"):
+        return make_block(space, block, entry)
+
+
 def _root_madds(space: Space, block: int, settings: SearchSettings) -> int:
     """What stands in front of the block's first layer, for one image: the stem, or nothing."""
     entry = trained_entries(space, block)[0]
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        make_block(space, block, entry).root(_input(space, block, entry, settings))
+    x = _input(space, block, entry, settings)
+    with FlopCounterMode(display=False) as counter:
+        _block_without_data(space, block, entry).root(x)
     return counter.get_total_flops() // 2 // _META_BATCH
 
 
@@ -122,7 +131,7 @@ def _input(space: Space, block: int, entry: Entry, settings: SearchSettings) -> 
     with torch.device("meta"), torch.no_grad():
         x = torch.empty(_META_BATCH, 3, settings.resolution, settings.resolution)
         for index, (before, path) in enumerate(_chain_to(space, block, entry)):
-            x = make_block(space, index, stage_of(space, index, before).entry)(x, path)
+            x = _block_without_data(space, index, stage_of(space, index, before).entry)(x, path)
     return x
 
 
@@ -143,8 +152,7 @@ def _memory(space: Space, block: int, settings: SearchSettings) -> tuple[int, in
     most = (0, 0)
     for entry in trained_entries(space, block):
         with torch.device("meta"):
-            supernet = make_block(space, block, entry)
-            siamese = SiameseSupernet(supernet, settings.hidden, settings.projection)
+            siamese = SiameseSupernet(_block_without_data(space, block, entry), settings.hidden, settings.projection)
         online = sum(parameter.numel() for _, parameter in siamese.trainable_parameters())
         target = sum(parameter.numel() for parameter in siamese.target.parameters())
         saved = _saved_bytes(siamese.online.block, space, block, entry, settings)
