@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..spaces.hytra import STRIDES, HyTraArch
-from .weights import LoadsWeightFiles, build_variant
+from .weights import LoadsWeightFiles, build_variant, imagenet_cfg
 
 # --- blocks
 
@@ -161,7 +161,7 @@ def make_downsample(in_channels: int, out_channels: int, act_layer: type[nn.Modu
 def init_weights(module: nn.Module) -> None:
     """Kaiming normal, fan-out, on convolutions; the last BN of every residual block starts at zero."""
     for child in module.modules():
-        if isinstance(child, nn.Conv2d):
+        if isinstance(child, nn.Conv2d) and not child.weight.is_meta:  # where drawing nothing takes long
             nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")
     for child in module.modules():
         if isinstance(child, ResConv | ResAtt):
@@ -235,10 +235,10 @@ class HyTra(LoadsWeightFiles, nn.Module):
         UsageError: an `output_stride` that the architecture cannot have.
     """
 
-    layer1: nn.Module
-    layer2: nn.Module
-    layer3: nn.Module
-    layer4: nn.Module
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(
         self,
@@ -293,7 +293,7 @@ class HyTra(LoadsWeightFiles, nn.Module):
             self.add_module(f"layer{number}", nn.Sequential(*modules))
             self.feature_info.append({"num_chs": 4 * width, "reduction": reduction, "module": f"layer{number}"})
         for number in range(arch.last_scale + 2, len(STRIDES) + 1):  # the network ends before these scales
-            self.add_module(f"layer{number}", nn.Identity())
+            self.add_module(f"layer{number}", nn.Sequential())
 
         self.num_features = self.head_hidden_size = 4 * base_width * 2**arch.last_scale
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
@@ -316,7 +316,7 @@ class HyTra(LoadsWeightFiles, nn.Module):
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning rates: stem, then every residual block (coarse: every scale)."""
-        return {"stem": r"^(conv1|bn1)", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+        return {"stem": r"^conv1|^bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -372,7 +372,7 @@ class HyTra(LoadsWeightFiles, nn.Module):
         take, last = feature_take_indices(len(self.feature_info), indices)
         shortened = last + 1 < len(self.feature_info)
         for index in range(last + 1, len(STRIDES) + 1):
-            setattr(self, f"layer{index}", nn.Identity())
+            setattr(self, f"layer{index}", nn.Sequential())
         if prune_head or shortened:
             self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
             self.reset_classifier(0, "")
@@ -382,31 +382,28 @@ class HyTra(LoadsWeightFiles, nn.Module):
 # --- weights
 
 RELEASE = "https://github.com/changlin31/BossNAS/releases/download/v0.1/"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _cfg(**values: Any) -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-        "first_conv": "conv1",
-        "classifier": "fc",
-        "paper_name": "BossNAS",
-        "paper_ids": "arXiv:2103.12424",
-        **values,
-    }
+    return imagenet_cfg(first_conv="conv1", classifier="fc", **values)
+
+
+def _released(name: str, file: str, **values: Any) -> dict[str, dict[str, Any]]:
+    """Two tags for one file: its plain weights, and their moving average where the file has it."""
+    return {f"{name}.{tag}": _cfg(url=RELEASE + file, **values) for tag in ("in1k", "ema_in1k")}
 
 
 default_cfgs = generate_default_cfgs(
     {
-        "bossnet_t0.in1k": _cfg(url=RELEASE + "BossNet-T0-80_8.pth", test_input_size=(3, 288, 288)),
-        "bossnet_t0_nose.in1k": _cfg(url=RELEASE + "BossNet-T0-nose-80_5.pth"),
-        "bossnet_t1.in1k": _cfg(url=RELEASE + "BossNet-T1-81_9.pth", pool_size=(14, 14), test_input_size=(3, 256, 256)),
+        **_released("bossnet_t0", "BossNet-T0-80_8.pth", test_input_size=(3, 288, 288), test_pool_size=(9, 9)),
+        **_released("bossnet_t0_nose", "BossNet-T0-nose-80_5.pth"),
+        **_released(
+            "bossnet_t1",
+            "BossNet-T1-81_9.pth",
+            pool_size=(14, 14),
+            test_input_size=(3, 256, 256),
+            test_pool_size=(16, 16),
+        ),
         "hytra.untrained": _cfg(),
         "hytra_resnet50.untrained": _cfg(),
         "hytra_botnet50.untrained": _cfg(),

@@ -35,7 +35,7 @@ from ..spaces.mbconv import (
     MBConvSpace,
     scale_channels,
 )
-from .weights import LoadsWeightFiles, build_variant
+from .weights import LoadsWeightFiles, build_variant, imagenet_cfg
 
 # --- the network in timm's notation, `ir_r1_k3_s2_e6_c24_se0.25`
 
@@ -135,20 +135,7 @@ class MBConvNet(LoadsWeightFiles, EfficientNet):
 
 
 def _cfg(**values: Any) -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "conv_stem",
-        "classifier": "classifier",
-        "paper_name": "BossNAS",
-        "paper_ids": "arXiv:2103.12424",
-        **values,
-    }
+    return imagenet_cfg(first_conv="conv_stem", classifier="classifier", **values)
 
 
 default_cfgs = generate_default_cfgs(

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import adapt_input_conv, build_model_with_cfg
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
@@ -152,6 +153,23 @@ class LoadsWeightFiles:
                 if name in own:
                     weights[name] = own[name]
         load_strictly(self, weights, path)
+
+
+def imagenet_cfg(**values: Any) -> dict[str, Any]:
+    """What timm has to know of a network for ImageNet: preprocessing as the authors', and `values`."""
+    return {
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "paper_name": "BossNAS",
+        "paper_ids": "arXiv:2103.12424",
+        "origin_url": "https://github.com/changlin31/BossNAS",
+        **values,
+    }
 
 
 def build_variant(model_cls: type[nn.Module], variant: str, pretrained: bool, recipe: str, **kwargs: Any) -> Any:
