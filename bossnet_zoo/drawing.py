@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rich.text import Text
 
 from .errors import ArchitectureError
-from .spaces.hytra import STRIDES, read_layers
+from .spaces.hytra import STRIDES, check_layers, read_layers
 from .spaces.mbconv import CANDIDATES, check_choices, read_path
 from .spaces.nats import REDUCTIONS, WIDTHS, check_widths, read_widths
 
@@ -75,6 +75,7 @@ def diagram(architecture: object, space: str | None = None) -> Diagram:
 
 def _hytra(text: str) -> Diagram:
     layers = read_layers(text)
+    check_layers(layers)
     return Diagram(
         rows=tuple(f"stride {stride}" for stride in STRIDES),
         layers=tuple(Node(scale, operation, int(operation == "a")) for scale, operation in layers),

@@ -39,16 +39,16 @@ def draw_architecture(architecture: object, block_layers: Sequence[int] = ()) ->
         ArchitectureError: the written form is that of no space.
     """
     drawing = diagram(architecture)
+    deep = len(drawing.layers) > 10  # scaled down on a phone, where its labels grow
     grid = _Grid(
-        left=8 + 7.4 * max(map(len, drawing.rows)) + (40 if drawing.lead_in else 0) + 20,
+        left=20 + (10 if deep else 7.4) * max(map(len, drawing.rows)) + (40 if drawing.lead_in else 0),
         top=52 if block_layers else 26,
         pitch=40,
         row_height=46 if len(drawing.rows) <= 4 else 30,
     )
     height = grid.y(len(drawing.rows) - 0.4)
     width = grid.x(len(drawing.layers) - 0.4)
-    size = "deep" if len(drawing.layers) > 10 else "shallow"
-    picture = svg.figure(width, height, f"architecture {architecture}", f"architecture {size}")
+    picture = svg.figure(width, height, f"architecture {architecture}", "architecture deep" if deep else "architecture")
     picture.set("style", f"max-width: {1.4 * width:.0f}px")  # small networks are not blown up
     _draw_block_edges(picture, grid, block_layers, height)
     for row, label in enumerate(drawing.rows):

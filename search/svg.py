@@ -49,7 +49,7 @@ FIGURE_STYLE = """
 .figure text.mark { fill: var(--on-color); font-weight: 700; font-size: 13px; stroke: none; }
 .figure .block-edge { stroke: var(--line); stroke-width: 1; stroke-dasharray: 2 4; }
 .architecture text { font-size: 13px; }
-@media (max-width: 640px) { .deep text { font-size: 21px; } .deep text.mark { display: none; } }
+@media (max-width: 640px) { .deep text { font-size: 20px; } .deep text.mark { display: none; } }
 """
 
 

@@ -1,0 +1,329 @@
+"""The report page: what it shows, what it leaves out, and that it needs nothing but itself."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from example_run import REFERENCE, make_demo, make_search
+
+from bossnet_zoo.checkpoint import load_json, save_json
+from bossnet_zoo.errors import BossNetError, UsageError
+from bossnet_zoo.search.plots import draw_architecture
+from bossnet_zoo.search.report import colored, format_count, format_duration, format_size, write_report
+from bossnet_zoo.search.svg import spread, standalone, ticks
+
+SVG = "{http://www.w3.org/2000/svg}"
+SECTIONS = {"architecture", "headline", "searched", "losses", "ratings", "choice", "commands", "provenance"}
+OF_A_DEMO = {"retraining", "export"}
+
+
+class Page(HTMLParser):
+    """Section ids, links, tags and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.loaded: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.add(value)
+            if name in ("src", "srcset", "poster", "data", "xlink:href") or (name == "href" and tag != "a"):
+                self.loaded.append(value)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page_of(run: Path) -> Page:
+    return Page(write_report(run).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    return make_demo(tmp_path_factory.mktemp("demo") / "run")
+
+
+@pytest.fixture(scope="module")
+def demo_html(demo) -> str:
+    return write_report(demo).read_text(encoding="utf-8")
+
+
+# --- what it shows, and what not
+
+
+def test_demo_shows_every_section(demo_html):
+    assert Page(demo_html).ids >= SECTIONS | OF_A_DEMO | {"convergence"}
+
+
+def test_plain_search_has_no_sections_of_the_demo(tmp_path):
+    ids = page_of(make_search(tmp_path / "run")).ids
+    assert ids >= SECTIONS
+    assert not ids & OF_A_DEMO
+
+
+def test_unfinished_search_shows_its_finished_blocks_and_how_to_resume(tmp_path):
+    page = page_of(make_search(tmp_path / "run", blocks=2))
+    assert page.ids >= {"searched", "losses", "ratings", "commands"}
+    assert not page.ids & {"architecture", "choice", "retraining", "export"}
+    assert "2 of 4 blocks of HyTra are rated so far" in page.text
+    assert f"bossnet search --resume {tmp_path / 'run'}" in page.text
+    assert "Block 2" in page.text
+    assert "Block 3" not in page.text
+
+
+def test_search_that_has_just_begun_has_a_page(tmp_path):
+    run = make_search(tmp_path / "run", blocks=0)
+    (run / "ratings.json").unlink()
+    page = page_of(run)
+    assert not page.ids & {"losses", "ratings"}
+    assert "0 of 4 blocks" in page.text
+
+
+def test_single_pieces_appear_with_their_data(demo, tmp_path):
+    run = make_demo(tmp_path / "run")
+    story = load_json(run / "demo.json")
+    del story["export"]
+    save_json(run / "demo.json", story)
+    assert "export" not in page_of(run).ids
+    (run / "demo.json").unlink()
+    page = page_of(run)
+    assert "retraining" in page.ids  # the trainings' own records are still there
+    assert "Test accuracy" not in page.text
+
+
+def test_figures_of_the_run_are_on_the_page(demo, demo_html):
+    text = Page(demo_html).text
+    found, best = load_json(demo / "demo.json"), load_json(demo / "architectures.json")[0]
+    assert "97.50%" in text
+    assert "96.25%" in text
+    assert "2.4e-05" in text
+    assert format_count(best["madds"]) in text
+    assert f"{best['score']:.4f}" in text
+    assert "2,818,103" in text
+    assert "4 min 00 s" in text
+    assert found["commands"][0][1] in text
+    assert "0.0.0-example" in text
+    assert REFERENCE in text
+
+
+def test_coverage_is_stated(tmp_path):
+    greedy, full = make_search(tmp_path / "greedy"), make_search(tmp_path / "full", full=True)
+    assert re.search(r"enough to score 12\.8% of the space", page_of(greedy).text)
+    assert "enough to score the whole space" in page_of(full).text
+
+
+def test_chosen_path_is_marked_in_every_block(demo_html):
+    assert demo_html.count('<span class="tag">chosen</span>') == 5  # four blocks, and the list of architectures
+    assert demo_html.count('class="ring"') == 4 + 2  # four blocks, and the front for page and phone
+
+
+@pytest.mark.parametrize("space", ["mbconv", "nats"])
+def test_other_spaces_have_the_same_page(tmp_path, space):
+    assert page_of(make_search(tmp_path / "run", space)).ids >= SECTIONS
+
+
+def test_space_of_the_users_own_is_reported_without_a_drawing(tmp_path):
+    run = make_search(tmp_path / "run")
+    config = load_json(run / "config.json") | {"space": "towers"}
+    save_json(run / "config.json", config)
+    save_json(run / "architectures.json", [{"architecture": "2~3~4", "score": 1.5, "madds": 5e6, "params": 7000}])
+    page = page_of(run)
+    assert "architecture" not in page.ids
+    assert page.ids >= {"searched", "losses", "ratings", "choice"}
+    assert "2~3~4" in page.text
+
+
+# --- one page that needs nothing else
+
+
+def test_page_loads_nothing_and_runs_nothing(demo_html):
+    page = Page(demo_html)
+    assert page.loaded == []
+    assert not page.tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    assert "url(" not in demo_html
+    assert "@import" not in demo_html
+    assert "default-src 'none'" in demo_html  # the browser refuses whatever might slip in
+
+
+def test_every_figure_is_well_formed_and_says_what_it_is(demo_html):
+    figures = re.findall(r"<svg.*?</svg>", demo_html, flags=re.DOTALL)
+    assert len(figures) == 2 + 4 + 4 + 3 * 2  # architectures, losses, ratings; three figures in two widths
+    for text in figures:
+        figure = ElementTree.fromstring(text)
+        assert figure.tag == f"{SVG}svg"
+        assert figure.get("role") == "img"
+        assert figure.get("aria-label")
+        assert "nan" not in text
+
+
+def test_both_colour_schemes_are_served(demo_html):
+    assert "prefers-color-scheme: dark" in demo_html
+    for figure in re.findall(r"<svg.*?</svg>", demo_html, flags=re.DOTALL):
+        assert not re.search(r"#[0-9a-fA-F]{3,6}\b|rgb\(", figure)  # colours come from the page's palette
+
+
+def test_hostile_names_are_only_text(tmp_path):
+    run = make_demo(tmp_path / "run")
+    attack = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\x00\x1b"
+    config = load_json(run / "config.json")
+    save_json(run / "config.json", config | {"data": attack, "runtime": attack, "method": attack, "version": attack})
+    story = load_json(run / "demo.json")
+    story["retrained"][0]["name"] = attack
+    story["commands"] = [[attack, attack]]
+    story["export"]["file"] = attack
+    story["seconds"] = {attack: 3}
+    save_json(run / "demo.json", story)
+    (run / "retrain" / "found").rename(run / "retrain" / "a<b>&\"'")
+    html = write_report(run).read_text(encoding="utf-8")
+    page = Page(html)
+    assert not page.tags & {"script", "img", "b"}
+    assert "<script>alert(1)</script>" in page.text
+    for figure in re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL):
+        ElementTree.fromstring(figure)
+
+
+def test_page_is_small(demo):
+    assert write_report(demo).stat().st_size < 200_000
+
+
+def test_long_search_does_not_swell_the_page(tmp_path):
+    short = write_report(make_search(tmp_path / "short", blocks=1)).stat().st_size
+    long = write_report(make_search(tmp_path / "long", blocks=1, steps=8000)).stat().st_size
+    assert long < short + 10_000
+
+
+# --- bad input and faults
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[]", '{"format": 1}'])
+def test_folder_that_is_no_search_is_refused_in_a_sentence(tmp_path, content):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UsageError, match="run directory of a search"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(UsageError, match="nowhere is no folder; give the folder that bossnet search"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_damaged_ratings_are_named_and_leave_the_old_page(tmp_path):
+    run = make_search(tmp_path / "run")
+    write_report(run).write_text("old")
+    (run / "ratings.json").write_text('{"space": "hytra", "blocks": [{"4c')
+    with pytest.raises(BossNetError, match=r"ratings\.json"):
+        write_report(run)
+    assert (run / "report.html").read_text() == "old"
+
+
+def test_full_disk_leaves_the_old_page(tmp_path, monkeypatch):
+    run = make_search(tmp_path / "run", blocks=0)
+    write_report(run).write_text("old")
+
+    def write_a_little(self, text, **_):
+        self.write_bytes(text[:100].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_a_little)
+    with pytest.raises(BossNetError, match="No space left"):
+        write_report(run)
+    monkeypatch.undo()
+    assert (run / "report.html").read_text() == "old"
+    assert not list(run.glob(".report.html*"))
+
+
+def test_line_cut_short_by_a_crash_is_left_out(tmp_path):
+    run = make_search(tmp_path / "run", blocks=1)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "step", "block": 1, "ent')
+    assert "Block 1" in page_of(run).text
+
+
+def test_steps_repeated_after_an_interruption_count_once(tmp_path):
+    run = make_search(tmp_path / "run", blocks=1)
+    metrics = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(metrics + metrics)
+    assert "40 steps" in page_of(run).text
+
+
+# --- figures
+
+
+def centres(figure: str, css_class: str) -> list[tuple[float, float]]:
+    circles = ElementTree.fromstring(figure).iter(f"{SVG}circle")
+    return [(float(c.get("cx")), float(c.get("cy"))) for c in circles if c.get("class") == css_class]
+
+
+def test_hytra_is_drawn_blue_and_red_on_four_scales():
+    figure = draw_architecture("4c-8c-16cccac-32aaacaaaaa", (4, 4, 4, 4))
+    convolutions, attentions = centres(figure, "kind-0"), centres(figure, "kind-1")
+    assert (len(convolutions), len(attentions)) == (7, 9)
+    layers = sorted(convolutions + attentions)
+    heights = [y for _, y in layers]
+    assert len({x for x, _ in layers}) == 16
+    assert heights == sorted(heights)  # the scale never falls
+    assert len(set(heights)) == 4
+    assert "block 4" in figure
+
+
+def test_architecture_below_stride_4_has_its_downsampling_module():
+    squares = ElementTree.fromstring(draw_architecture("16aaaaaaaaaaaaaaaa")).findall(f"{SVG}rect")
+    assert [square.findtext(f"{SVG}title", "").split(":")[0] for square in squares] == [
+        "stem",
+        "downsampling module",
+        "downsampling module",
+    ]
+    layers = centres(draw_architecture("16aaaaaaaaaaaaaaaa"), "kind-1")
+    assert len(layers) == 16
+    assert float(squares[-1].get("y")) + 7 == layers[0][1]
+
+
+def test_figure_can_stand_alone():
+    text = standalone(draw_architecture("16ca"))
+    figure = ElementTree.fromstring(text)
+    assert "--conv" in figure.findtext(f"{SVG}style", "")
+
+
+def test_written_form_is_coloured_layer_by_layer():
+    assert colored("8c-16a", "hytra") == '8<span class="layer-0">c</span>-16<span class="layer-1">a</span>'
+    assert colored("64:8", "nats") == "64:8"
+    assert colored("<b>", "towers") == "&lt;b&gt;"
+
+
+def test_ticks_are_round_and_inside():
+    assert [text for _, text in ticks(0.71, 1.32, 4)] == ["0.8", "1.0", "1.2"]
+    assert [text for _, text in ticks(1, 12, 5, whole=True)] == ["5", "10"]
+    assert [text for _, text in ticks(1e-4, 3e-4, 4)] == ["0.00010", "0.00015", "0.00020", "0.00025", "0.00030"]
+
+
+def test_labels_evade_each_other():
+    moved = spread([10.0, 10.0, 11.0, 50.0], gap=14)
+    assert all(after - before >= 14 - 1e-9 for before, after in itertools.pairwise(moved))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (format_count(3_440_000_000), "3.44 G"),
+        (format_count(403_000_000), "403 M"),
+        (format_count(950), "950"),
+        (format_duration(7512), "2 h 05 min"),
+        (format_duration(59.6), "1 min 00 s"),
+        (format_size(1_912_345), "1.9 MB"),
+    ],
+)
+def test_quantities_are_written_with_units(text, expected):
+    assert text == expected
