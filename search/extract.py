@@ -7,9 +7,9 @@ from pathlib import Path as FilePath
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from bossnet_zoo import models
 from bossnet_zoo.checkpoint import load_json, save_weights
 from bossnet_zoo.errors import CheckpointError, UsageError
+from bossnet_zoo.runs import build_model
 from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Arch, Entry, Path, Space
 
@@ -49,7 +49,7 @@ def inherit(run: FilePath, architecture: str | None, runtime: Runtime, num_class
     state: dict[str, Tensor] = {}
     for block, path in zip(prefix.blocks, prefix.paths, strict=True):
         state |= block.stand_alone_state(arch, path)  # type: ignore[operator]
-    model = models.create_model(text, num_classes=num_classes, **space.model_options())
+    model = build_model(text, num_classes=num_classes, **space.model_options())
     _, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
     return model

@@ -275,7 +275,7 @@ class HyTra(LoadsWeightFiles, nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.feature_info: list[dict[str, Any]] = [{"num_chs": base_width, "reduction": 2, "module": "act1"}]
 
-        rates = torch.linspace(0, drop_path_rate, len(arch.layers)).tolist()
+        rates = [drop_path_rate * index / max(len(arch.layers) - 1, 1) for index in range(len(arch.layers))]
         reduction = STRIDES[0]
         for number, stage in enumerate(plan_stages(arch, base_width, last_stride, output_stride), start=1):
             modules: list[nn.Module] = []
