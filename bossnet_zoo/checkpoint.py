@@ -90,18 +90,21 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Training state (tensors and plain Python values), with a checksum beside it: `NAME.sha256`."""
+    """Training state (tensors and plain Python values), with a checksum beside it: `NAME.sha256`.
+
+    The checksum is written first, above those of the files before: a program killed between the two leaves a state
+    whose checksum is still there.
+    """
     import torch
 
-    digest = ""
+    checksum = path.with_name(path.name + ".sha256")
 
     def write(temporary: Path) -> None:
-        nonlocal digest
         torch.save(dict(state), temporary)
-        digest = sha256(temporary)
+        before = checksum.read_text(encoding="utf-8").split()[:3] if checksum.exists() else []
+        save_text(checksum, "\n".join([sha256(temporary), *before]) + "\n")
 
     write_atomically(path, write)
-    save_text(path.with_name(path.name + ".sha256"), digest + "\n")
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -115,7 +118,7 @@ def load_state(path: Path) -> dict[str, Any]:
     checksum = path.with_name(path.name + ".sha256")
     if not path.exists() or not checksum.exists():
         raise CheckpointError(f"{path} does not exist, or its checksum {checksum.name} does not")
-    if sha256(path) != checksum.read_text(encoding="utf-8").strip():
+    if sha256(path) not in checksum.read_text(encoding="utf-8").split():
         raise CheckpointError(f"{path} is damaged: its checksum is not the one in {checksum.name}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -67,9 +67,9 @@ def measure_accuracy(
         description: shows a progress bar of this name.
 
     Raises:
-        DataError: no labels.
+        DataError: no labels, or labels that the network does not know.
     """
-    images.require_labels("measuring accuracy")
+    largest = max(images.require_labels("measuring accuracy"))
     dataset = images.with_transform(eval_transform(preprocessing))
     batches = eval_batches(images, runtime, batch)
     loaded = load(dataset, batches, runtime, count_workers(runtime, workers))
@@ -78,6 +78,11 @@ def measure_accuracy(
     for x, labels in console.track(loaded, description, len(batches), show=bool(description) and runtime.is_main):
         with runtime.autocast():
             logits = predict(x).float()
+        if largest >= logits.shape[1]:
+            raise DataError(
+                f"{images.name} has labels up to {largest}, and the network tells {logits.shape[1]} classes apart; "
+                "measure it on images of the classes that it was trained on"
+            )
         ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         totals[0] += ranked[:, 0].sum()
         totals[1] += ranked.sum()
@@ -88,15 +93,30 @@ def measure_accuracy(
     return Accuracy(100 * top1 / count, 100 * top5 / count, loss_sum / count, int(count), count / seconds)
 
 
-def check_classes(model: nn.Module, images: ImageSet) -> None:
-    """Raise `DataError` if the images have classes that the network does not know."""
-    num_classes = int(model.num_classes)  # type: ignore[arg-type]
-    largest = max(images.require_labels("measuring accuracy"))
-    if largest >= num_classes:
-        raise DataError(
-            f"{images.name} has labels up to {largest}, the network tells {num_classes} classes apart; "
-            "evaluate it on images of the classes that it was trained on"
-        )
+@dataclass(frozen=True)
+class Classifier:
+    """A network ready for images, whatever runs it.
+
+    Attributes:
+        name: for tables.
+        logits: from prepared images to logits.
+        preprocessing: timm's data configuration.
+        class_names: one per output.
+        num_params: of the network, 0 where unknown.
+    """
+
+    name: str
+    logits: Predictor
+    preprocessing: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    num_params: int = 0
+
+    @classmethod
+    def of(cls, model: nn.Module, runtime: Runtime, name: str = "", input_size: int | None = None) -> Classifier:
+        """A timm model with its own preprocessing, or with images of `input_size` pixels instead."""
+        model = model.eval().to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        num_params = sum(parameter.numel() for parameter in model.parameters())
+        return cls(name, model, preprocessing_of(model, input_size), class_names_of(model), num_params)
 
 
 def preprocessing_of(model: nn.Module, input_size: int | None = None) -> dict[str, Any]:
@@ -107,31 +127,18 @@ def preprocessing_of(model: nn.Module, input_size: int | None = None) -> dict[st
     return config
 
 
-def evaluate(
-    model: nn.Module, images: ImageSet, runtime: Runtime, *, input_size: int | None = None, **options: Any
-) -> Accuracy:
-    """Accuracy of a timm model with its own preprocessing; `options` as for `measure_accuracy`.
-
-    Raises:
-        DataError: no labels, or labels that the network does not know.
-    """
-    check_classes(model, images)
-    model = model.eval().to(runtime.device)
-    return measure_accuracy(model, images, preprocessing_of(model, input_size), runtime, **options)
-
-
-def timm_row(name: str, accuracy: Accuracy, preprocessing: Mapping[str, Any], num_params: int) -> dict[str, Any]:
+def timm_row(classifier: Classifier, accuracy: Accuracy) -> dict[str, Any]:
     """One row of a results table, with the columns of timm's `validate.py`."""
     return {
-        "model": name,
+        "model": classifier.name,
         "top1": round(accuracy.top1, 4),
         "top1_err": round(100 - accuracy.top1, 4),
         "top5": round(accuracy.top5, 4),
         "top5_err": round(100 - accuracy.top5, 4),
-        "param_count": round(num_params / 1e6, 2),
-        "img_size": preprocessing["input_size"][-1],
-        "crop_pct": preprocessing["crop_pct"],
-        "interpolation": preprocessing["interpolation"],
+        "param_count": round(classifier.num_params / 1e6, 2),
+        "img_size": classifier.preprocessing["input_size"][-1],
+        "crop_pct": classifier.preprocessing["crop_pct"],
+        "interpolation": classifier.preprocessing["interpolation"],
     }
 
 
@@ -148,16 +155,15 @@ def write_evaluation(folder: Path, row: Mapping[str, Any], accuracy: Accuracy, a
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, files: Sequence[str], runtime: Runtime, top: int = 5) -> list[dict[str, Any]]:
+def classify(classifier: Classifier, files: Sequence[str], runtime: Runtime, top: int = 5) -> list[dict[str, Any]]:
     """The most probable classes of each image file: `{"image", "classes": [{"name", "index", "probability"}]}`.
 
     Raises:
         DataError: a file is missing or no image.
     """
-    names = class_names_of(model)
-    transform = eval_transform(preprocessing_of(model))
+    names = classifier.class_names
+    transform = eval_transform(classifier.preprocessing)
     source = FileSource(files, None, None)
-    model = model.eval().to(runtime.device)
     answers = []
     for index, file in enumerate(files):
         try:
@@ -165,7 +171,7 @@ def predict(model: nn.Module, files: Sequence[str], runtime: Runtime, top: int =
         except UNREADABLE as error:
             raise DataError(f"{file} cannot be read as an image: {error}") from error
         with runtime.autocast():
-            probabilities = model(transform(image)[None].to(runtime.device)).float().softmax(-1)[0]
+            probabilities = classifier.logits(transform(image)[None].to(runtime.device)).float().softmax(-1)[0]
         best = probabilities.topk(min(top, len(names)))
         classes = [
             {"name": names[number], "index": number, "probability": probability}

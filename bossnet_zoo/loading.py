@@ -26,23 +26,6 @@ def eval_transform(preprocessing: Mapping[str, Any]) -> Any:
     return create_transform(**{name: preprocessing[name] for name in DATA_CONFIG if name in preprocessing})
 
 
-def train_transform(preprocessing: Mapping[str, Any], recipe: Recipe) -> Any:
-    """The recipe's augmentation, then normalisation: PIL image -> (C, H, W)."""
-    return create_transform(
-        input_size=preprocessing["input_size"],
-        is_training=True,
-        scale=(recipe.crop_scale, 1.0),
-        hflip=recipe.flip,
-        color_jitter=0.0,
-        auto_augment=recipe.auto_augment or None,
-        interpolation=preprocessing["interpolation"],
-        mean=preprocessing["mean"],
-        std=preprocessing["std"],
-        re_prob=recipe.random_erasing,
-        re_mode="pixel",
-    )
-
-
 @dataclass(frozen=True)
 class Plan:
     """Which images each process takes in each step of an epoch.

@@ -92,15 +92,24 @@ class Recipe:
         """The same in small, for 64-pixel digits on a CPU: a minute shows whether everything works, and learns."""
         return replace(self, **_SMOKE[self.name])
 
+    def with_epochs(self, epochs: int) -> Recipe:
+        """The same in another number of epochs; warm-up takes a quarter of them at most."""
+        return replace(self, epochs=epochs, warmup_epochs=min(self.warmup_epochs, epochs // 4))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a run's config.json."""
         return dataclasses.asdict(self) | {"optimizer_options": dict(self.optimizer_options)}
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Recipe:
+        """The inverse of `to_json`."""
+        return cls(**values | {"optimizer_options": tuple(values["optimizer_options"].items())})
+
 
 # BossNet-T, after DeiT (Touvron et al., arXiv 2012.12877, table 9), as in BossNAS, appendix B.
 #   torchrun --nproc-per-node 8 -m bossnet_zoo train bossnet_t0 --data IMAGENET --recipe bossnet-t --out runs/t0
-# Expected: 80.8 % top-1 at 224 pixels (the authors' released weights). Not rerun here. By arithmetic, 300 epochs of
-# 3.44 G multiply-adds forward, three times that in all, are 8.0e18: 180 hours of one GPU at 12.5e12 a second.
+# Expected: 80.8 % top-1 at 224 pixels (the authors' released weights; not rerun by us).
+# GPU hours: 3 x 3.44 G multiply-adds an image make 4.0e18 in all, 90 hours of a GPU that does 12.5e12 a second.
 BOSSNET_T = Recipe(
     name="bossnet-t",
     epochs=300,
@@ -125,8 +134,9 @@ BOSSNET_T = Recipe(
 
 # BossNet-M, after EfficientNet (Tan and Le, arXiv 1905.11946, section 5.2), as in BossNAS, appendix B.
 #   torchrun --nproc-per-node 8 -m bossnet_zoo train bossnet_m2 --data IMAGENET --recipe bossnet-m --out runs/m2
-# Expected: 77.4 % top-1 at 224 pixels (the paper; 76.2 % for bossnet_m1). Not rerun here. By arithmetic, 350 epochs of
-# 0.40 G multiply-adds, three times that in all, are 5.4e17; depth-wise convolutions wait for memory, not arithmetic.
+# Expected: 77.4 % top-1 at 224 pixels (the paper; 76.2 % for bossnet_m1; not rerun by us).
+# GPU hours: 3 x 0.40 G multiply-adds an image make 5.4e17 in all, 50 hours of a GPU that does 3e12 a second, as
+# depth-wise convolutions wait for memory more than for arithmetic.
 BOSSNET_M = Recipe(
     name="bossnet-m",
     epochs=350,
@@ -152,8 +162,8 @@ BOSSNET_M = Recipe(
 # Fine-tuning from pretrained weights: layers near the image keep what they know (layer-wise decay, as in BEiT,
 # Bao et al., arXiv 2106.08254, appendix), few epochs, mild augmentation.
 #   bossnet train bossnet_t0 --pretrained --data FOLDER --recipe finetune --out runs/mine
-# Expected: depends on the images. GPU hours: 3 x 3.44 G multiply-adds per image and epoch; 100,000 images for 20 epochs
-# are 2.1e16, half an hour of one GPU at 12.5e12 a second.
+# Expected: depends on the images.
+# GPU hours: 100,000 images for 20 epochs make 2.1e16 multiply-adds, half an hour of a GPU that does 12.5e12 a second.
 FINETUNE = Recipe(
     name="finetune",
     epochs=20,
@@ -180,11 +190,11 @@ FINETUNE = Recipe(
 # no time for strong mixing; the rest is size.
 _SMOKE: dict[str, dict[str, Any]] = {
     "bossnet-t": {
-        "epochs": 20,
-        "global_batch": 64,
+        "epochs": 10,
+        "global_batch": 32,
         "image_size": 64,
-        "lr_batch": 64,
-        "lr": 2e-3,
+        "lr_batch": 32,
+        "lr": 4e-3,
         "warmup_epochs": 2,
         "ema_decay": 0.98,
         "ema_warmup": True,

@@ -83,7 +83,10 @@ def load_config(path: str | Path) -> dict[str, Any]:
     file = _config_file(Path(path))
     config = load_json(file, "run's settings")
     if config.get("kind") != "train":
-        raise UsageError(f"{file.parent} is no training run; train one with: bossnet train MODEL --data DATA --out RUN")
+        raise UsageError(
+            f"{file.parent} is no training run; make one with: bossnet train MODEL --data DATA --out RUN; "
+            f"an extracted or published network is opened as local-dir:{file.parent}"
+        )
     return config
 
 

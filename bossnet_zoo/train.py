@@ -19,18 +19,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from . import __version__, console
+from . import __version__, console, recipe_parts
 from .checkpoint import append_jsonl, save_json
 from .datasets import ImageSet, open_images
 from .determinism import seed_everything
 from .errors import BossNetError
 from .evaluate import measure_accuracy, preprocessing_of
-from .loading import Plan, count_workers, load, train_transform
+from .loading import Plan, count_workers, load
 from .recipes import Recipe
 from .runs import WEIGHTS, build_model, load_initial, resolve_model
 from .runtime import Runtime
@@ -123,50 +120,21 @@ def train(
         CheckpointError: weights or a state that cannot be used.
         BossNetError: the loss is no longer finite.
     """
-    name, options = resolve_model(model, model_options)
     images, test_images = (open_images(data, part, strict=strict_images) for part in parts)
     num_classes = _count_classes(images, test_images)
-    plan = Plan.make(len(images), recipe, seed, runtime, device_batch)
+    name, options = resolve_model(model, model_options)
     seed_everything(seed)
     network = _build(name, options, recipe, num_classes, pretrained, init)
     network = network.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     preprocessing = preprocessing_of(network, recipe.image_size)
     preprocessing |= {"crop_pct": recipe.crop_pct} if recipe.crop_pct else {}
-    job = Job(
-        out=out,
-        recipe=recipe,
-        runtime=runtime,
-        plan=plan,
-        images=images,
-        test_images=test_images,
-        preprocessing=preprocessing,
-        num_classes=num_classes,
-        workers=count_workers(runtime, workers),
-        save_every=save_every,
-    )
-    config = {
-        "format": 1,
-        "kind": "train",
-        "version": __version__,
-        "model": name,
-        "model_options": options,
-        "architecture": getattr(network, "arch", name),
-        "num_classes": num_classes,
-        "class_names": images.class_names,
-        "preprocessing": preprocessing,
-        "data": data,
-        "parts": parts,
-        "recipe": recipe.to_json(),
-        "pretrained": pretrained,
-        "init": None if init is None else str(init),
-        "seed": seed,
-        "device_batch": plan.device_batch,
-        "precision": str(runtime.amp_dtype).removeprefix("torch."),
-        "strict_images": strict_images,
-        "runtime": runtime.description,
-    }
+    plan = Plan.make(len(images), recipe, seed, runtime, device_batch)
+    workers = count_workers(runtime, workers)
+    job = Job(out, recipe, runtime, plan, images, test_images, preprocessing, num_classes, workers, save_every)
+    settings = {"model": name, "model_options": options, "data": data, "parts": parts, "pretrained": pretrained}
+    settings |= {"init": None if init is None else str(init), "seed": seed, "strict_images": strict_images}
     if runtime.is_main:
-        open_folder(out, config, resume, overwrite)
+        open_folder(out, settings | _description(job, network), resume, overwrite)
     runtime.barrier()
     state = _begin(job, network, resume)
     board = open_board(out, state.epoch) if tensorboard and runtime.is_main else None
@@ -177,9 +145,9 @@ def train(
 def _run(job: Job, state: State, board: Any) -> None:
     """The loop: every epoch's steps, then its test, its records and its checkpoint."""
     plan, runtime = job.plan, job.runtime
-    schedule = _schedule(job, state)
-    mixup = _mixup(job)
-    dataset = job.images.with_transform(train_transform(job.preprocessing, job.recipe))
+    schedule = recipe_parts.schedule(job.recipe, state.optimizer, plan.steps)
+    mixup = recipe_parts.mixup(job.recipe, job.num_classes)
+    dataset = job.images.with_transform(recipe_parts.train_transform(job.recipe, job.preprocessing))
     while state.epoch < job.recipe.epochs:
         start = time.perf_counter()
         first, steps = state.step, range(state.step, plan.steps)
@@ -263,6 +231,17 @@ def _not_finite(job: Job, state: State, loss: float, norm: float) -> BossNetErro
 # --- before and after the loop
 
 
+def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with which `train` was called, from a run's config.json: what to resume it with."""
+    same = {name: config[name] for name in ("model", "model_options", "data", "pretrained", "seed", "strict_images")}
+    return same | {
+        "recipe": Recipe.from_json(config["recipe"]),
+        "parts": tuple(config["parts"]),
+        "init": config["init"] and Path(config["init"]),
+        "device_batch": config["device_batch"],
+    }
+
+
 def _count_classes(images: ImageSet, test_images: ImageSet) -> int:
     """How many classes there are; every one has a name, or a number below the largest that occurs."""
     test_images.require_labels("measuring accuracy")
@@ -282,19 +261,26 @@ def _build(
     return network
 
 
+def _description(job: Job, network: nn.Module) -> dict[str, Any]:
+    """What config.json says besides the arguments of `train`."""
+    return {
+        "format": 1,
+        "kind": "train",
+        "version": __version__,
+        "architecture": getattr(network, "arch", None),
+        "num_classes": job.num_classes,
+        "class_names": job.images.class_names,
+        "preprocessing": job.preprocessing,
+        "recipe": job.recipe.to_json(),
+        "device_batch": job.plan.device_batch,
+        "precision": str(job.runtime.amp_dtype).removeprefix("torch."),
+        "runtime": job.runtime.description,
+    }
+
+
 def _begin(job: Job, network: nn.Module, resume: bool) -> State:
     """Network, moving average and optimiser as they are at the beginning, or where a run was left."""
-    recipe = job.recipe
-    options: dict[str, Any] = dict(recipe.optimizer_options)
-    optimizer = create_optimizer_v2(
-        network,
-        recipe.optimizer,
-        lr=recipe.peak_lr,
-        weight_decay=recipe.weight_decay,
-        layer_decay=recipe.layer_decay if recipe.layer_decay < 1 else None,
-        **options,
-    )
-    ema = ModelEmaV3(network, decay=recipe.ema_decay, use_warmup=recipe.ema_warmup)
+    ema, optimizer = recipe_parts.moving_average(job.recipe, network), recipe_parts.optimizer(job.recipe, network)
     state = State(network, ema, optimizer)
     checkpoint = job.out / "state.pt"
     if resume and checkpoint.exists():  # a run killed in its first epoch may have none yet
@@ -308,8 +294,8 @@ def _begin(job: Job, network: nn.Module, resume: bool) -> State:
 def _announce(job: Job, state: State) -> None:
     plan, count = job.plan, sum(parameter.numel() for parameter in state.model.parameters())
     console.note(
-        f"{count / 1e6:.2f} M parameters, {job.num_classes} classes; {job.images.name}: {len(job.images):,} images to "
-        f"train on, {len(job.test_images):,} to test on; {job.runtime.description}"
+        f"{count:,} parameters, {job.num_classes} classes; {job.images.name}: {len(job.images):,} images to train on, "
+        f"{len(job.test_images):,} to test on; {job.runtime.description}"
     )
     console.note(
         f"a step: {plan.global_batch} images = {plan.world_size} process(es) x {plan.accumulation} micro-batch(es) x "
@@ -317,31 +303,6 @@ def _announce(job: Job, state: State) -> None:
     )
     if state.epoch or state.step:
         console.note(f"resuming in epoch {state.epoch} after {state.step} of {plan.steps} steps")
-
-
-def _schedule(job: Job, state: State) -> Any:
-    """timm's schedule of the learning rate, a function of the step's number."""
-    recipe = job.recipe
-    schedule, _ = create_scheduler_v2(
-        state.optimizer,
-        recipe.schedule,
-        num_epochs=recipe.epochs,
-        min_lr=recipe.min_lr,
-        decay_rate=recipe.decay_rate,
-        decay_epochs=recipe.decay_epochs,
-        warmup_epochs=recipe.warmup_epochs,
-        warmup_lr=recipe.warmup_lr,
-        step_on_epochs=False,
-        updates_per_epoch=job.plan.steps,
-    )
-    return schedule
-
-
-def _mixup(job: Job) -> Mixup | None:
-    recipe = job.recipe
-    if not recipe.mixes:
-        return None
-    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=job.num_classes)
 
 
 def _test(job: Job, state: State) -> dict[str, Any]:
@@ -366,10 +327,9 @@ def _test(job: Job, state: State) -> dict[str, Any]:
 
 
 def _report(job: Job, record: Mapping[str, Any]) -> None:
-    console.note(
-        f"epoch {record['epoch']:>3} of {job.recipe.epochs}: loss {record['train_loss']:.4f}, top-1 {record['top1']:.2f} "
-        f"(average weights {record['ema_top1']:.2f}), {record['images_per_second']:.0f} images/s"
-    )
+    accuracy = f"top-1 {record['top1']:.2f} (average weights {record['ema_top1']:.2f})"
+    speed = f"{record['images_per_second']:.0f} images/s"
+    console.note(f"epoch {record['epoch']}/{job.recipe.epochs}: loss {record['train_loss']:.4f}, {accuracy}, {speed}")
 
 
 def _finish(job: Job, state: State) -> TrainResult:

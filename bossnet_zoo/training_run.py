@@ -75,6 +75,8 @@ def open_folder(out: Path, config: Mapping[str, Any], resume: bool, overwrite: b
     """
     file = out / "config.json"
     config = json.loads(json.dumps(config))  # as it will be read back
+    for left_over in out.glob(".*.tmp"):  # by a program killed while it wrote
+        left_over.unlink()
     if resume:
         stored = load_json(file, "run's settings")
         check_same_settings(out, stored, config)
