@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -75,7 +76,15 @@ def test_every_recipe_has_a_smoke_size_that_keeps_its_character(name):
     smoke = recipe.smoke()
     assert smoke.epochs <= 20
     assert smoke.image_size <= 64
-    for field in ("name", "optimizer", "optimizer_options", "schedule", "weight_decay", "layer_decay", "label_smoothing"):
+    for field in (
+        "name",
+        "optimizer",
+        "optimizer_options",
+        "schedule",
+        "weight_decay",
+        "layer_decay",
+        "label_smoothing",
+    ):
         assert getattr(smoke, field) == getattr(recipe, field)
 
 
@@ -90,7 +99,7 @@ def test_every_recipe_is_frozen_and_plain_json(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_opens_with_source_command_and_expectation(name):
-    text = open(recipes.__file__, encoding="utf-8").read()
+    text = Path(recipes.__file__).read_text(encoding="utf-8")
     constant = name.upper().replace("-", "_") + " = Recipe("
     opening = text[: text.index(constant)].rpartition("\n\n")[2]
     assert "arXiv" in opening
@@ -108,3 +117,15 @@ def test_an_unknown_recipe_names_the_known_ones():
 def test_impossible_values_cannot_be_made(field, value):
     with pytest.raises(UsageError):
         dataclasses.replace(BOSSNET_T, **{field: value})
+
+
+def test_another_number_of_epochs_leaves_time_after_warm_up():
+    assert (BOSSNET_T.with_epochs(100).epochs, BOSSNET_T.with_epochs(100).warmup_epochs) == (100, 5)
+    assert BOSSNET_T.with_epochs(8).warmup_epochs == 2
+    assert BOSSNET_T.with_epochs(3).warmup_epochs == 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_comes_back_from_json(name):
+    recipe = get_recipe(name).smoke()
+    assert recipes.Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
