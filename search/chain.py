@@ -5,6 +5,10 @@ that end in one state, only those can become optimal that no other one beats: in
 bound. The others are dropped, and with them those that even the cheapest continuation takes over a bound. Both are
 exact: the same continuation, added to two beginnings, preserves their order, rounding of the scores included.
 
+That alone is fast where one cost has a bound. With several, or where many next best are wanted, too many beginnings
+would survive. So `ScoredChain.best` also drops those that cannot end in a score as good as one already found: with a
+price on every cost, the best priced continuation gives a lower bound of the score at the end (Lagrangian relaxation).
+
 Lower scores are better. Of equal scores the one is better that comes first in the space's own order: `Space.paths`,
 block by block. Costs are integers, so their sums are exact.
 
@@ -13,17 +17,21 @@ Shapes: N beginnings or paths, K costs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize
 
 from bossnet_zoo.spaces import Arch, Entry, Path, Space
 
 UNBOUNDED = np.iinfo(np.int64).max // 4  # sums of such numbers stay in range
 
 _MAX_PATHS = 2**24  # of one block from one state; ranks stay below 2^63 up to 2^39 beginnings
-_CHUNK = 512
+_CHUNK = 512  # rows compared with each other at once: a few MB of booleans
+_WIDTH = 256  # beginnings per state when a good architecture is looked for first
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,13 @@ class Beginnings:
         return Beginnings(self.indices[rows], self.ranks[rows], self.scores[rows], self.costs[rows])
 
     @staticmethod
+    def empty(number: int, num_costs: int) -> Beginnings:
+        """So many beginnings (0 or 1) of no blocks at all."""
+        nothing = np.zeros((number, 0), dtype=np.int32)
+        costs = np.zeros((number, num_costs), dtype=np.int64)
+        return Beginnings(nothing, np.zeros(number, dtype=np.int64), np.zeros(number), costs)
+
+    @staticmethod
     def concatenate(parts: Sequence[Beginnings]) -> Beginnings:
         names = ("indices", "ranks", "scores", "costs")
         return Beginnings(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
@@ -86,6 +101,8 @@ def _unbeaten_rows(ranks: np.ndarray, scores: np.ndarray, costs: np.ndarray, top
     A row that is still there when `top` fronts have been peeled off stands behind a chain of `top` better ones.
     """
     order = np.lexsort((ranks, scores))
+    if not costs.shape[1]:
+        return order[:top]
     fronts = [order[:0]]
     while order.size and len(fronts) <= top:
         unbeaten = find_unbeaten(costs[order])
@@ -120,11 +137,11 @@ def _undercuts(these: np.ndarray, those: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Chain:
+class ScoredChain:
     """A space's blocks with the scores and costs of their paths.
 
     Attributes:
-        links: for each block, by entry and exit, the paths between them that have a score.
+        links: for each block, by entry and exit, the scored paths between them.
         rest: for each block, by entry, the smallest costs (K,) from there to the end, each cost on its own; entries
             from which no path leads to the end are absent. The last one is of the end itself.
     """
@@ -140,47 +157,33 @@ class Chain:
         score: Callable[[int, Entry, Path], float | None],
         cost: Callable[[int, Entry, Path], Sequence[int]],
         fixed_cost: Callable[[Entry], Sequence[int]],
-    ) -> Chain:
+    ) -> ScoredChain:
         """The chain of `space`, from functions of (block, entry, path) and of the last exit; no score, no such path."""
-        links = [
+        links = tuple(
             {entry: _group_by_exit(space, block, entry, score, cost) for entry in space.entries(block)}
             for block in range(space.num_blocks)
-        ]
-        ends = {exit for by_exit in links[-1].values() for exit in by_exit}
-        rest = [{exit: np.array(fixed_cost(exit), dtype=np.int64) for exit in ends}]
-        for block in reversed(links):
-            after = rest[0]
-            smallest = {
-                entry: [path.costs.min(axis=0) + after[exit] for exit, path in by_exit.items() if exit in after]
-                for entry, by_exit in block.items()
-            }
-            rest.insert(0, {entry: np.min(costs, axis=0) for entry, costs in smallest.items() if costs})
-        return cls(space, tuple(links), tuple(rest))
+        )
+        ends = {exit: fixed_cost(exit) for by_exit in links[-1].values() for exit in by_exit}
+        fixed = {exit: np.array(costs, dtype=np.int64) for exit, costs in ends.items()}
+        return cls(space, links, _smallest_rest(links, fixed, lambda path: path.costs.min(axis=0)))
 
     @property
     def smallest(self) -> np.ndarray | None:
         """Smallest costs (K,) of an architecture, each on its own; None where no architecture has a score."""
         return self.rest[0].get(None)
 
-    def search(self, bounds: Sequence[int], top: int = 1) -> Beginnings:
-        """All architectures within `bounds` (K,) that fewer than `top` others beat, in no particular order.
+    def front(self, bounds: Sequence[int]) -> Beginnings:
+        """The architectures within `bounds` (K,) that no other beats in score and in every cost, in no order."""
+        return self._pruned(1)._search(bounds, 1)
 
-        Among them are the `top` best and, for `top` 1, the whole Pareto front of score and costs.
-        """
-        start = Beginnings(
-            np.zeros((1, 0), np.int32), np.zeros(1, np.int64), np.zeros(1), np.zeros((1, len(bounds)), np.int64)
-        )
-        states: dict[Entry, Beginnings] = {None: start}
-        for block, after in zip(self.links, self.rest[1:], strict=True):
-            reached: dict[Entry, list[Beginnings]] = {}
-            for entry, beginnings in states.items():
-                for exit, links in block[entry].items():
-                    if exit in after:
-                        most = np.array(bounds, np.int64) - after[exit]
-                        reached.setdefault(exit, []).append(beginnings.extend(links.unbeaten(top), most))
-            states = _renumber({exit: Beginnings.concatenate(parts).unbeaten(top) for exit, parts in reached.items()})
-        ends = [Beginnings(b.indices, b.ranks, b.scores, b.costs + self.rest[-1][exit]) for exit, b in states.items()]
-        return Beginnings.concatenate(ends).unbeaten(top) if ends else start[np.zeros(0, dtype=np.int64)]
+    def best(self, bounds: Sequence[int], top: int) -> Beginnings:
+        """The `top` best architectures within `bounds` (K,), best first; fewer where fewer are within them."""
+        chain = self._pruned(top)
+        prices = find_prices(chain, bounds)
+        sample = chain._search(bounds, top, lambda *state: prices.promising(*state, width=max(_WIDTH, top)))
+        limit = np.sort(sample.scores)[top - 1] + prices.slack if len(sample.scores) >= top else math.inf
+        ends = chain._search(bounds, top, lambda *state: prices.promising(*state, limit=limit))
+        return ends[np.lexsort((ends.ranks, ends.scores))[:top]]
 
     def arch(self, indices: Sequence[int]) -> Arch:
         """The architecture whose paths have these indices."""
@@ -189,6 +192,36 @@ class Chain:
             paths.append(self.space.paths(block, entry)[index])
             entry = self.space.exit(block, entry, paths[-1])
         return self.space.join(paths)
+
+    def _pruned(self, top: int) -> ScoredChain:
+        links = tuple(
+            {
+                entry: {exit: paths.unbeaten(top) for exit, paths in by_exit.items() if exit in after}
+                for entry, by_exit in block.items()
+            }
+            for block, after in zip(self.links, self.rest[1:], strict=True)
+        )
+        return ScoredChain(self.space, links, self.rest)
+
+    def _search(
+        self, bounds: Sequence[int], top: int, keep: Callable[[Beginnings, int, Entry], Beginnings] | None = None
+    ) -> Beginnings:
+        """Architectures within `bounds` (K,) that fewer than `top` others beat.
+
+        `keep` thins out the beginnings that (block, exit) gives, before they are compared with each other.
+        """
+        most = np.array(bounds, dtype=np.int64)
+        states: dict[Entry, Beginnings] = {None: Beginnings.empty(1, len(bounds))}
+        for block, links in enumerate(self.links):
+            reached: dict[Entry, list[Beginnings]] = {}
+            for entry, beginnings in states.items():
+                for exit, paths in links[entry].items():
+                    extended = beginnings.extend(paths, most - self.rest[block + 1][exit])
+                    reached.setdefault(exit, []).append(keep(extended, block, exit) if keep else extended)
+            states = {exit: Beginnings.concatenate(parts).unbeaten(top) for exit, parts in reached.items()}
+            states = _renumber(states)
+        ends = [replace(b, costs=b.costs + self.rest[-1][exit]) for exit, b in states.items()]
+        return Beginnings.concatenate(ends).unbeaten(top) if ends else Beginnings.empty(0, len(bounds))
 
 
 def _group_by_exit(space: Space, block: int, entry: Entry, score, cost) -> dict[Entry, Links]:
@@ -207,11 +240,77 @@ def _group_by_exit(space: Space, block: int, entry: Entry, score, cost) -> dict[
     return links
 
 
-def _renumber(states: dict[Entry, Beginnings]) -> dict[Entry, Beginnings]:
-    """The same with ranks 0, 1, 2, ... over all states, so that they never grow out of an integer."""
+def _smallest_rest(
+    links, end: Mapping[Entry, Any], smallest: Callable[[Links], Any]
+) -> tuple[Mapping[Entry, Any], ...]:
+    """From the end backwards, the smallest sum from each state of each block, `smallest` being that of one step."""
+    rest = [end]
+    for block in reversed(links):
+        after = rest[0]
+        sums = {
+            entry: [smallest(paths) + after[exit] for exit, paths in by_exit.items() if exit in after]
+            for entry, by_exit in block.items()
+        }
+        rest.insert(0, {entry: np.min(options, axis=0) for entry, options in sums.items() if options})
+    return tuple(rest)
+
+
+def _renumber(states: Mapping[Entry, Beginnings]) -> dict[Entry, Beginnings]:
+    """The same with ranks 0, 1, 2, ... over all states, so that they never outgrow an integer."""
     if not states:
         return {}
     ranks = np.sort(np.concatenate([beginnings.ranks for beginnings in states.values()]))
-    return {
-        exit: Beginnings(b.indices, np.searchsorted(ranks, b.ranks), b.scores, b.costs) for exit, b in states.items()
-    }
+    return {exit: replace(b, ranks=np.searchsorted(ranks, b.ranks)) for exit, b in states.items()}
+
+
+# --- a lower bound of the score at the end
+
+
+@dataclass(frozen=True)
+class Prices:
+    """A price on every cost, and what the rest of an architecture comes to at these prices.
+
+    Attributes:
+        prices: (K,), none negative: score per unit of cost.
+        rest: for each block, by entry, the smallest score plus priced costs from there to the end, minus the price of
+            the bounds. Added to score and priced costs so far, it is a lower bound of the score of every architecture
+            within the bounds.
+        slack: more than rounding can make of such sums.
+    """
+
+    prices: np.ndarray
+    rest: tuple[Mapping[Entry, float], ...]
+    slack: float = 0.0
+
+    def promising(
+        self, beginnings: Beginnings, block: int, exit: Entry, *, limit: float = math.inf, width: int | None = None
+    ) -> Beginnings:
+        """Of beginnings that end in `exit` of `block`, the `width` most promising that may stay at or below `limit`."""
+        lowest = beginnings.scores + beginnings.costs @ self.prices + self.rest[block + 1][exit]
+        rows = np.flatnonzero(lowest <= limit)
+        return beginnings[rows if width is None else rows[np.argsort(lowest[rows], kind="stable")[:width]]]
+
+
+def find_prices(chain: ScoredChain, bounds: Sequence[int]) -> Prices:
+    """Prices that bring the lower bound of the best score within `bounds` (K,) about as high as possible.
+
+    Any prices give a lower bound; how close to the maximum these come only makes a difference in speed.
+    """
+    most = np.maximum(np.array(bounds, dtype=float), 1.0)
+    scores = [[paths.scores for by_exit in block.values() for paths in by_exit.values()] for block in chain.links]
+    spread = sum(np.ptp(np.concatenate(block)) for block in scores)
+
+    def priced(share: np.ndarray) -> Prices:
+        prices = np.maximum(share, 0.0) / most
+        end = {exit: float(costs @ prices - most @ prices) for exit, costs in chain.rest[-1].items()}
+        return Prices(
+            prices, _smallest_rest(chain.links, end, lambda paths: (paths.scores + paths.costs @ prices).min())
+        )
+
+    share = np.zeros(len(bounds))
+    if share.size and spread:
+        corners = np.concatenate((share[None], np.diag(share + spread)))
+        options = {"initial_simplex": corners, "maxiter": 60 * share.size, "fatol": 1e-6 * spread}
+        share = minimize(lambda share: -priced(share).rest[0][None], share, method="Nelder-Mead", options=options).x
+    largest = sum(np.abs(np.concatenate(block)).max() for block in scores) + np.maximum(share, 0.0).sum()
+    return replace(priced(share), slack=1e-12 * largest)

@@ -19,7 +19,7 @@ import numpy as np
 from bossnet_zoo.errors import UsageError, unknown
 from bossnet_zoo.spaces import Arch, Cost, Entry, Path, Space
 
-from .chain import UNBOUNDED, Beginnings, Chain, find_unbeaten
+from .chain import UNBOUNDED, ScoredChain, find_unbeaten
 from .rating_table import RatingTable
 
 
@@ -91,9 +91,12 @@ def solve(
         raise UsageError(f"top {top} is not possible; type 1 or more")
     bounds = _bounds(max_madds, max_params, max_latency_ms, latency)
     question = _Question(space, table, _weights(space, lambdas), latency, resolution or space.default_resolution)
-    chain, ends = question.search(bounds, top)
-    best = np.lexsort((ends.ranks, ends.scores))[:top]
-    return [question.solution(chain.arch(ends.indices[row])) for row in best]
+    chain = question.chain(question.score, bounds)
+    question.check_each(chain, bounds)
+    ends = chain.best(list(bounds.values()), top)
+    if not ends.scores.size:
+        raise question.contradiction(bounds)
+    return [question.solution(chain.arch(indices)) for indices in ends.indices]
 
 
 def pareto(
@@ -123,7 +126,11 @@ def pareto(
         raise UsageError("a Pareto front of latency needs a latency table; make one with: bossnet latency build SPACE")
     bounds = {against: UNBOUNDED, **_bounds(max_madds, max_params, max_latency_ms, latency)}
     question = _Question(space, table, _weights(space, lambdas), latency, resolution or space.default_resolution)
-    chain, ends = question.search(bounds)
+    chain = question.chain(question.score, bounds)
+    question.check_each(chain, bounds)
+    ends = chain.front(list(bounds.values()))
+    if not ends.scores.size:
+        raise question.contradiction(bounds)
     costs = ends.costs[:, list(bounds).index(against)]
     order = np.lexsort((ends.ranks, costs, ends.scores))
     front = order[find_unbeaten(costs[order, None])]
@@ -165,35 +172,31 @@ class _Question:
     def __post_init__(self) -> None:
         self.table.check(self.space)
 
-    def search(self, bounds: Mapping[str, int], top: int = 1) -> tuple[Chain, Beginnings]:
-        """The chain, and what `Chain.search` finds in it: never nothing."""
-        chain = self.chain(self.score, list(bounds))
+    def check_each(self, chain: ScoredChain, bounds: Mapping[str, int]) -> None:
+        """Raise `UsageError` where a bound cannot be met even on its own."""
         if chain.smallest is None:
             raise UsageError("the ratings cover no whole architecture: in some block, no path within reach is rated")
-        for cost, (name, bound) in enumerate(bounds.items()):
-            if chain.smallest[cost] > bound:
+        for smallest, (name, bound) in zip(chain.smallest, bounds.items(), strict=True):
+            if smallest > bound:
                 raise UsageError(
                     f"no rated architecture has at most {_amount(name, bound)}; "
-                    f"the smallest possible is {_amount(name, chain.smallest[cost])}"
+                    f"the smallest possible is {_amount(name, smallest)}"
                 )
-        ends = chain.search(list(bounds.values()), top)
-        if not ends.scores.size:
-            raise self.contradiction(bounds)
-        return chain, ends
 
     def contradiction(self, bounds: Mapping[str, int]) -> UsageError:
         """The error for bounds of which each can be met, but not all at once."""
+        bounds = {name: bound for name, bound in bounds.items() if bound < UNBOUNDED}
         rated = self.chain(lambda *path: None if self.score(*path) is None else 0.0, bounds)
         message = f"no rated architecture has at most {_amounts(bounds)}"
         for cost, name in enumerate(bounds):
-            ends = rated.search(list({**bounds, name: UNBOUNDED}.values()))
+            ends = rated.front(list({**bounds, name: UNBOUNDED}.values()))
             if ends.scores.size:
                 others = _amounts({other: bound for other, bound in bounds.items() if other != name})
                 smallest = _amount(name, ends.costs[:, cost].min())
                 return UsageError(f"{message}; with at most {others} the smallest possible is {smallest}")
         return UsageError(f"{message}; no two of these bounds can be met together, so drop or raise two of them")
 
-    def chain(self, score: Callable[[int, Entry, Path], float | None], costs: Iterable[str]) -> Chain:
+    def chain(self, score: Callable[[int, Entry, Path], float | None], costs: Iterable[str]) -> ScoredChain:
         """The space's blocks with the named costs."""
         costs = tuple(costs)
 
@@ -207,7 +210,7 @@ class _Question:
             latency = self.latency.fixed_ns(exit) if self.latency else 0
             return [latency if name == "latency" else getattr(cost, name) for name in costs]
 
-        return Chain.build(self.space, score, path_cost, fixed_cost)
+        return ScoredChain.build(self.space, score, path_cost, fixed_cost)
 
     def score(self, block: int, entry: Entry, path: Path) -> float | None:
         rating = self.table.rating(block, self.space.entry_text(entry), self.space.path_text(path))
