@@ -24,7 +24,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_wheel_maps_the_folders_and_carries_its_data(built: tuple[Path, Path]) -> None:
-    names = zipfile.ZipFile(built[1]).namelist()
+    with zipfile.ZipFile(built[1]) as archive:
+        names = archive.namelist()
     for needed in (
         "bossnet_zoo/py.typed",
         "bossnet_zoo/spaces/hytra.py",
@@ -38,7 +39,8 @@ def test_wheel_maps_the_folders_and_carries_its_data(built: tuple[Path, Path]) -
 
 
 def test_wheel_has_every_module_of_the_repository(built: tuple[Path, Path]) -> None:
-    in_wheel = {name for name in zipfile.ZipFile(built[1]).namelist() if name.endswith(".py")}
+    with zipfile.ZipFile(built[1]) as archive:
+        in_wheel = {name for name in archive.namelist() if name.endswith(".py")}
     folders = {"bossnet_zoo": "bossnet_zoo", "search": "bossnet_zoo/search", "export": "bossnet_zoo/export"}
     in_tree = {
         f"{target}/{file.relative_to(ROOT / folder).as_posix()}"
@@ -49,7 +51,8 @@ def test_wheel_has_every_module_of_the_repository(built: tuple[Path, Path]) -> N
 
 
 def test_sdist_can_build_the_wheel_and_has_the_licence(built: tuple[Path, Path]) -> None:
-    names = [name.partition("/")[2] for name in tarfile.open(built[0]).getnames()]
+    with tarfile.open(built[0]) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
     assert {"LICENSE", "README.md", "pyproject.toml", "search/report.html", "export/onnx.py"} <= set(names)
 
 

@@ -48,6 +48,8 @@ class Space(Protocol):
     @property
     def num_blocks(self) -> int: ...
 
+    def __hash__(self) -> int: ...
+
     def count(self) -> int:
         """Number of architectures."""
 
