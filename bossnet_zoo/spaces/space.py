@@ -42,8 +42,11 @@ class Cost:
 class Space(Protocol):
     """A search space. Implementations are frozen dataclasses; illegal architectures cannot be constructed."""
 
-    name: str
-    default_resolution: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def default_resolution(self) -> int: ...
 
     @property
     def num_blocks(self) -> int: ...
