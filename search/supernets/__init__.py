@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
+import functools
+
 from bossnet_zoo.errors import UsageError
-from bossnet_zoo.spaces import Entry, HyTraSpace, Space
+from bossnet_zoo.spaces import Entry, HyTraSpace, MBConvSpace, NatsSpace, Space
 
-from .block import SupernetBlock, norms_of
+from .block import SupernetBlock, norms_of, state_under
 from .hytra import HyTraBlock
+from .mbconv import MBConvBlock
+from .nats import NatsBlock
 
-__all__ = ["HyTraBlock", "SupernetBlock", "make_block", "norms_of", "trained_entries"]
+__all__ = [
+    "HyTraBlock",
+    "MBConvBlock",
+    "NatsBlock",
+    "SupernetBlock",
+    "make_block",
+    "norms_of",
+    "state_under",
+    "trained_entries",
+]
 
 
+@functools.singledispatch
 def make_block(space: Space, block: int, entry: Entry) -> SupernetBlock:
     """The supernet block of a space, freshly initialised.
+
+    A space of your own joins with `make_block.register(MySpace, MyBlock)`.
+
+    Args:
+        space: the search space.
+        block: index of the block.
+        entry: the state in which the block is entered, one of `trained_entries`.
 
     Raises:
         UsageError: there is no supernet for this space.
     """
-    if isinstance(space, HyTraSpace):
-        assert entry is None or isinstance(entry, int)
-        return HyTraBlock(space, block, entry)
-    raise UsageError(f"there is no supernet for the space {space.name!r}; known: hytra")
+    raise UsageError(
+        f"there is no supernet for the space {space.name!r}; known: hytra, mbconv, nats; "
+        "add one of your own with make_block.register(MySpace, MyBlock)"
+    )
 
 
+make_block.register(HyTraSpace, HyTraBlock)
+make_block.register(MBConvSpace, MBConvBlock)
+make_block.register(NatsSpace, NatsBlock)
+
+
+@functools.singledispatch
 def trained_entries(space: Space, block: int) -> tuple[Entry, ...]:
-    """The entries of a block for which a supernet block of its own is trained: every scale in HyTra, else just one."""
-    return space.entries(block) if isinstance(space, HyTraSpace) else (None,)
+    """The entries of a block for which a supernet block of its own is trained.
+
+    Every scale in HyTra. Elsewhere one block, entry None, serves all: in MBConv because no entry differs from another,
+    in NATS-Bench because its layers take any number of channels.
+    """
+    return (None,)
+
+
+trained_entries.register(HyTraSpace, HyTraSpace.entries)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bossnet_zoo.models.hytra import ResAtt, ResConv, init_weights, layer_names, make_downsample
 from bossnet_zoo.spaces.hytra import STRIDES, HyTraArch, HyTraSpace, Layer
 
-from .block import SupernetBlock, state_under
+from .block import SupernetBlock, keep_only, state_under
 
 HyTraPath = tuple[Layer, ...]
 
@@ -89,19 +89,6 @@ class HyTraBlock(SupernetBlock):
         source = "stem" if before is None else str(STRIDES[before])
         return f"{source}_to_{STRIDES[path[index].scale]}{path[index].operation}"
 
-    def root(self, x: Tensor) -> Tensor:
-        return self.stem(x)
-
-    def step(self, x: Tensor, path: HyTraPath, index: int) -> Tensor:
-        for module in self.step_modules(path, index):
-            x = module(x)
-        return x
-
-    def adapt(self, x: Tensor, path: HyTraPath) -> Tensor:
-        for module in self.step_modules(path, len(path)):
-            x = module(x)
-        return x.mean(dim=(2, 3))
-
     def step_modules(self, path: HyTraPath, index: int) -> tuple[nn.Module, ...]:
         if index == -1:
             return tuple(self.stem.children())
@@ -126,11 +113,8 @@ class HyTraBlock(SupernetBlock):
         return state
 
     def restrict_to(self, path: HyTraPath) -> None:
-        for index in range(len(path)):
-            candidates, key = self.layers[index], self._key(path, index)
-            assert isinstance(candidates, nn.ModuleDict)
-            for other in set(candidates) - {key}:
-                del candidates[other]
+        for index, candidates in enumerate(self.layers):
+            keep_only(candidates, self._key(path, index))
         if self.entry is None:
             self.downsample = self.downsample[: path[0].scale]
         self.adapters = nn.ModuleDict()
