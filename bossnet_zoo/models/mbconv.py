@@ -16,6 +16,7 @@ from typing import Any
 
 from timm.layers import get_act_layer
 from timm.models import generate_default_cfgs, register_model
+from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models._efficientnet_builder import EfficientNetBuilder, decode_arch_def
 from timm.models.efficientnet import EfficientNet
 from torch import nn
@@ -45,11 +46,14 @@ def _inverted_residual(candidate: Candidate, channels: int, stride: int, se: boo
     return f"ir_r1_k{kernel}_s{stride}_e{expansion}_c{channels}" + (f"_se{SE_RATIO}" if se else "")
 
 
+def _separable(channels: int, se: bool) -> str:
+    return f"ds_r1_k3_s1_e1_c{channels}" + (f"_se{SE_RATIO}" if se else "")
+
+
 def network_definition(arch: MBConvArch, se: bool = True, width: float = 1.0) -> list[list[str]]:
     """The stages of a network, from the separable convolution to the last fixed layer, for `decode_arch_def`."""
     channels = partial(scale_channels, width=width)
-    first = f"ds_r1_k3_s1_e1_c{channels(FIRST_CHANNELS)}" + (f"_se{SE_RATIO}" if se else "")
-    stages = [[first]]
+    stages = [[_separable(channels(FIRST_CHANNELS), se)]]
     for (stage_channels, stride), path in zip(STAGES, arch.blocks, strict=True):
         strides = (stride, *[1] * (len(path) - 1))
         stages.append(
@@ -69,8 +73,26 @@ def make_layer(space: MBConvSpace, block: int, index: int, choice: int) -> nn.Mo
     """
     in_channels, out_channels, stride = space.layer_shape(block, index)
     definition = [[_inverted_residual(CANDIDATES[choice], out_channels, stride, space.se)]]
-    builder = EfficientNetBuilder(act_layer=nn.SiLU, norm_layer=nn.BatchNorm2d)
+    builder = EfficientNetBuilder(act_layer=nn.SiLU, norm_layer=nn.BatchNorm2d, se_layer=SqueezeExcite)
     return builder(in_channels, decode_arch_def(definition))[0][0]
+
+
+def make_stem(space: MBConvSpace) -> nn.Sequential:
+    """What stands in front of the choice layers: `conv_stem`, `bn1` and `blocks.0.0` of the stand-alone network.
+
+    (B, 3, H, W) -> (B, 16, H/2, W/2) at width 1.
+    """
+    network = EfficientNet(
+        decode_arch_def([[_separable(space.channels(FIRST_CHANNELS), space.se)]]),
+        num_classes=0,
+        num_features=1,  # of a head that is thrown away
+        in_chans=space.in_chans,
+        stem_size=space.channels(STEM_CHANNELS),
+        fix_stem=True,
+        act_layer=nn.SiLU,
+        norm_layer=nn.BatchNorm2d,
+    )
+    return nn.Sequential(network.conv_stem, network.bn1, *network.blocks[0].children())
 
 
 def layer_names(arch: MBConvArch) -> tuple[str, ...]:
