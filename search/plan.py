@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,12 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from bossnet_zoo.spaces import Entry, Path, Space
 
 from .bootstrapping import SiameseSupernet
-from .prefix import stage_of
 from .settings import SearchSettings
-from .supernets import SupernetBlock, make_block, trained_entries
+from .shapes import META_BATCH, block_input, block_without_data
+from .supernets import SupernetBlock, trained_entries
 
 BYTES = 4  # of a float32
-_META_BATCH = 2  # images of a batch without data; BN in training mode refuses a single one on a 1 x 1 map
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def plan_search(settings: SearchSettings, num_train: int, num_rated: int, world_
     before = 0.0  # mean MAdds of the blocks before, for one image
     plans = []
     for block in range(space.num_blocks):
-        entries = trained_entries(space, block)
+        entries = space.entries(block)
         paths = [space.paths(block, entry) for entry in entries]
         costs = [
             space.path_cost(block, entry, path, settings.resolution).madds
@@ -81,7 +79,7 @@ def plan_search(settings: SearchSettings, num_train: int, num_rated: int, world_
         plans.append(
             BlockPlan(
                 block=block,
-                stages=len(entries) if settings.coverage == "full" else 1,
+                stages=len(trained_entries(space, block)) if settings.coverage == "full" else 1,
                 paths=(min(map(len, paths)), max(map(len, paths))),
                 steps=settings.epochs * steps_per_epoch,
                 step_madds=round(per_image * settings.global_batch),
@@ -99,45 +97,18 @@ def total_madds(plans: Sequence[BlockPlan]) -> int:
     return sum(plan.stages * (plan.steps * plan.step_madds + plan.rating_madds) for plan in plans)
 
 
-@functools.cache
-def _block_without_data(space: Space, block: int, entry: Entry) -> SupernetBlock:
-    """The supernet block on the meta device: shapes, but neither memory nor arithmetic."""
-    with torch.device("meta"):
-        return make_block(space, block, entry)
-
-
 def _root_madds(space: Space, block: int, settings: SearchSettings) -> int:
     """What stands in front of the block's first layer, for one image: the stem, or nothing."""
     entry = trained_entries(space, block)[0]
-    x = _input(space, block, entry, settings)
+    x = block_input(space, block, entry, settings.resolution)
     with FlopCounterMode(display=False) as counter:
-        _block_without_data(space, block, entry).root(x)
-    return counter.get_total_flops() // 2 // _META_BATCH
-
-
-def _chain_to(space: Space, block: int, entry: Entry) -> list[tuple[Entry, Path]]:
-    """Some legal path through each earlier block that leads to `entry`."""
-    if block == 0:
-        return []
-    for before in space.entries(block - 1):
-        for path in space.paths(block - 1, before):
-            if entry is None or space.exit(block - 1, before, path) == entry:
-                return [*_chain_to(space, block - 1, before), (before, path)]
-    raise AssertionError(f"no path leads to entry {entry} of block {block}")
-
-
-def _input(space: Space, block: int, entry: Entry, settings: SearchSettings) -> torch.Tensor:
-    """What the block is given: the output of the blocks before, as a tensor without data."""
-    with torch.device("meta"), torch.no_grad():
-        x = torch.empty(_META_BATCH, 3, settings.resolution, settings.resolution)
-        for index, (before, path) in enumerate(_chain_to(space, block, entry)):
-            x = _block_without_data(space, index, stage_of(space, index, before).entry)(x, path)
-    return x
+        block_without_data(space, block, entry).root(x)
+    return counter.get_total_flops() // 2 // META_BATCH
 
 
 def _tree_madds(space: Space, block: int, settings: SearchSettings) -> float:
     """Mean over the entries of the MAdds of walking all paths as a tree: each beginning counts once."""
-    entries = trained_entries(space, block)
+    entries = space.entries(block)
     total = 0
     for entry in entries:
         nodes = {path[: depth + 1] for path in space.paths(block, entry) for depth in range(len(path))}
@@ -152,7 +123,7 @@ def _memory(space: Space, block: int, settings: SearchSettings) -> tuple[int, in
     most = (0, 0)
     for entry in trained_entries(space, block):
         with torch.device("meta"):
-            siamese = SiameseSupernet(_block_without_data(space, block, entry), settings.hidden, settings.projection)
+            siamese = SiameseSupernet(block_without_data(space, block, entry), settings.hidden, settings.projection)
         online = sum(parameter.numel() for _, parameter in siamese.trainable_parameters())
         target = sum(parameter.numel() for parameter in siamese.target.parameters())
         saved = _saved_bytes(siamese.online.block, space, block, entry, settings)
@@ -166,7 +137,7 @@ def _saved_bytes(block: SupernetBlock, space: Space, index: int, entry: Entry, s
     """Bytes that autograd keeps for one image on the path that keeps most, counted on tensors without data."""
     paths = space.paths(index, entry)
     heaviest: Path = max(paths, key=lambda path: space.path_cost(index, entry, path, settings.resolution).madds)
-    x = _input(space, index, entry, settings)
+    x = block_input(space, index, entry, settings.resolution)
     kept: dict[int, int] = {}
     parameters = {id(parameter) for parameter in block.parameters()}
 
@@ -178,4 +149,4 @@ def _saved_bytes(block: SupernetBlock, space: Space, index: int, entry: Entry, s
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = block(x, heaviest)
     del output
-    return sum(kept.values()) // _META_BATCH
+    return sum(kept.values()) // META_BATCH

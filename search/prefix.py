@@ -19,7 +19,8 @@ from bossnet_zoo.spaces import Entry, Path, Space
 
 from .rating import calibrating
 from .rating_table import RatingTable
-from .supernets import SupernetBlock, make_block, trained_entries
+from .shapes import trained_entry
+from .supernets import SupernetBlock, make_block
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ Chain = tuple[tuple[Stage, Path], ...]  # one stage and its path per block, from
 
 def stage_of(space: Space, block: int, entry: Entry) -> Stage:
     """The stage that trains `block` for networks that enter it in `entry`."""
-    return Stage(block, entry if entry in trained_entries(space, block) else None)
+    return Stage(block, trained_entry(space, block, entry))
 
 
 def best_prefixes(space: Space, table: RatingTable, block: int) -> dict[Entry, Chain]:
