@@ -10,7 +10,7 @@ fix the batch in silence.)
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -119,22 +119,22 @@ def trace(model: nn.Module, metadata: Metadata, options: GraphOptions) -> Traced
     metadata = replace(metadata, pixels=options.pixels, softmax=options.softmax)
     deployed = Deployed(model, metadata)
     (example,) = example_batches(metadata, options, batches=(2,))
-    shapes = _dynamic_shapes(options)
     try:
-        # Deferred assertions: stride-2 layers on a dynamic size would otherwise ask for even sizes.
         program = torch.export.export(
             deployed,
             (torch.from_numpy(example),),
-            dynamic_shapes=shapes,
+            # Open, in whatever range the network allows; an error where it allows but one value.
+            dynamic_shapes=_dynamic_shapes(options, lambda name: torch.export.Dim.DYNAMIC),
+            # Stride-2 layers on an open size would otherwise ask for even sizes.
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-    except torch._dynamo.exc.UserError as error:
+    except (torch._dynamo.exc.UserError, ValueError) as error:
         raise _fixed_dimension(metadata.model, options, error) from error
     exported = torch.onnx.export(
         program,
         input_names=[INPUT],
         output_names=[options.output],
-        dynamic_shapes=shapes,
+        dynamic_shapes=_dynamic_shapes(options, torch.export.Dim),  # their names in the file
         opset_version=options.opset,
         verbose=False,
     )
@@ -146,14 +146,13 @@ def trace(model: nn.Module, metadata: Metadata, options: GraphOptions) -> Traced
     return Traced(proto, deployed, metadata, options)
 
 
-def _dynamic_shapes(options: GraphOptions) -> tuple[dict[int, Any]] | None:
+def _dynamic_shapes(options: GraphOptions, dim: Callable[[str], Any]) -> tuple[dict[int, Any]] | None:
+    """The open dimensions, each as `dim` of its name."""
     dims: dict[int, Any] = {}
     if options.batch is None:
-        dims[0] = torch.export.Dim("batch", min=1)
+        dims[0] = dim("batch")
     if options.sizes is not None:
-        smallest, largest = options.sizes
-        for axis, name in enumerate(("height", "width"), start=options.height_axis):
-            dims[axis] = torch.export.Dim(name, min=smallest, max=largest)
+        dims[options.height_axis], dims[options.height_axis + 1] = dim("height"), dim("width")
     return (dims,) if dims else None
 
 
