@@ -68,6 +68,21 @@ def parse_options(pairs: list[str] | None) -> dict[str, Any]:
     return options
 
 
+def parse_amount(text: str | None, option: str) -> int | None:
+    """`475M` -> 475,000,000; also k, G, B and plain numbers. Raises `UsageError`."""
+    if text is None:
+        return None
+    units = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+    factor = units.get(text[-1:].lower(), 1)
+    try:
+        amount = round(float(text[:-1] if factor > 1 else text) * factor)
+    except (ValueError, OverflowError):
+        raise UsageError(f"{option} {text!r} is no amount; type one such as 475M, 3.5G or 120000000") from None
+    if amount <= 0:
+        raise UsageError(f"{option} {text!r} is not positive; type an amount such as 475M")
+    return amount
+
+
 @app.command()
 def train(
     model: Annotated[

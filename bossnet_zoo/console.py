@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
@@ -43,3 +43,11 @@ def track(items: Iterable[Item], description: str, total: int, *, show: bool = T
         for item in items:
             yield item
             progress.advance(task)
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Rows of equally many cells on stdout: the first column to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        print("  ".join(cells).rstrip())

@@ -8,9 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from bossnet_zoo import console
+from bossnet_zoo.cli import parse_amount
 from bossnet_zoo.errors import UsageError
 
+from .cli_solve import app as solve_app
+
 app = typer.Typer()
+app.add_typer(solve_app)
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")]
@@ -19,21 +23,6 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 MaxMAdds = Annotated[str | None, typer.Option(help="Most multiply-adds of an architecture: 475M, 3.5G or a number.")]
 MaxParams = Annotated[str | None, typer.Option(help="Most parameters: 25M or a number.")]
-
-
-def parse_amount(text: str | None, option: str) -> int | None:
-    """`475M` -> 475,000,000; also k, G, B and plain numbers. Raises `UsageError`."""
-    if text is None:
-        return None
-    units = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
-    factor = units.get(text[-1:].lower(), 1)
-    try:
-        amount = round(float(text[:-1] if factor > 1 else text) * factor)
-    except (ValueError, OverflowError):
-        raise UsageError(f"{option} {text!r} is no amount; type one such as 475M, 3.5G or 120000000") from None
-    if amount <= 0:
-        raise UsageError(f"{option} {text!r} is not positive; type an amount such as 475M")
-    return amount
 
 
 @app.command()
@@ -173,18 +162,12 @@ def _print_plan(settings: Any, throughput: float) -> None:
                 f"{hours:.2g}",
             )
         )
-    _print_table(rows)
+    console.print_table(rows)
     total = total_madds(plans)
     print(
         f"\nin all {total:.2e} multiply-adds: {total / rate:.2g} hours at {throughput:g} TFLOP/s per process (assumed)"
     )
     print("costs are means over a block's legal paths and entries; memory is an estimate for one process")
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
 
 
 def _print_result(result: Any) -> None:

@@ -16,12 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 from scipy.optimize import nnls
 
+from bossnet_zoo.checkpoint import read_jsonl, save_json
 from bossnet_zoo.errors import UsageError
 from bossnet_zoo.spaces import Arch, HyTraArch, MBConvArch, NatsArch, Space
 from bossnet_zoo.spaces.mbconv import CANDIDATES
@@ -204,6 +206,18 @@ def over_epochs(
                 values = {name: getattr(agreement, name).value for name in ("kendall", "spearman", "pearson")}
                 curve.append({"epoch": epoch, **values})
     return curve
+
+
+def keep_for_report(run: Path, ranking: Ranking, space: Space, table: RatingTable, truth: TruthTable) -> None:
+    """Write `ranking.json` to the folder of a search: `Ranking.to_json`, its points, and correlations over epochs."""
+    records = [record for record in read_jsonl(run / "metrics.jsonl") if record.get("kind") == "rating"]
+    content = {
+        **ranking.to_json(),
+        "truth": dict(truth.meta),
+        "points": [point._asdict() for point in ranking.points],
+        "epochs": over_epochs(space, table, records, truth),
+    }
+    save_json(run / "ranking.json", content)
 
 
 def fit_lambdas(space: Space, table: RatingTable, truth: TruthTable) -> tuple[float, ...]:

@@ -180,7 +180,7 @@ class _Question:
             if smallest > bound:
                 raise UsageError(
                     f"no rated architecture has at most {_amount(name, bound)}; "
-                    f"the smallest possible is {_amount(name, smallest)}"
+                    f"the smallest possible is {_amount(name, smallest)}, so type {_option(name, smallest)} or more"
                 )
 
     def contradiction(self, bounds: Mapping[str, int]) -> UsageError:
@@ -239,6 +239,13 @@ def _amount(name: str, value: int) -> str:
     if name == "latency":
         return f"{value / NS_PER_MS:.6g} ms"
     return f"{value:,} {'MAdds' if name == 'madds' else 'parameters'}"
+
+
+def _option(name: str, value: int) -> str:
+    """`--max-madds 475000000`, exact."""
+    if name == "latency":
+        return f"--max-latency-ms {math.ceil(value / 1e3) / 1e3:g}"
+    return f"--max-{name} {value}"
 
 
 def _amounts(bounds: Mapping[str, int]) -> str:

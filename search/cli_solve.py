@@ -1,0 +1,176 @@
+"""Commands on ratings: solve, rank, latency build. Heavy imports happen inside commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bossnet_zoo import console
+from bossnet_zoo.cli import AsJson, parse_amount, parse_options, print_json
+from bossnet_zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from bossnet_zoo.spaces import Space
+
+    from .ranking import Agreement, Ranking
+    from .rating_table import RatingTable
+    from .solver import Solution
+
+app = typer.Typer()
+
+Ratings = Annotated[Path, typer.Option(help="A search's ratings.json, or one table of paths per block.")]
+SpaceName = Annotated[str | None, typer.Option("--space", help="The space, where the file does not say it right.")]
+SpaceOptions = Annotated[
+    list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="Option of the space: se=false.")
+]
+
+
+def _open(ratings: Path, space: str | None, options: list[str] | None) -> tuple[Space, RatingTable]:
+    """The ratings and their space."""
+    from .rating_table import read_ratings
+
+    table = read_ratings(ratings)
+    if space is not None and space != table.space:
+        raise UsageError(f"{ratings} holds ratings of space {table.space!r}; leave out --space {space}")
+    return table.make_space(**parse_options(options)), table
+
+
+@app.command()
+def solve(
+    ratings: Ratings,
+    space: SpaceName = None,
+    option: SpaceOptions = None,
+    max_madds: Annotated[str | None, typer.Option(metavar="AMOUNT", help="Most multiply-adds: 475M or 3.5G.")] = None,
+    max_params: Annotated[str | None, typer.Option(metavar="AMOUNT", help="Most parameters: 25M.")] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(metavar="MS", help="Most milliseconds.")] = None,
+    latency_table: Annotated[Path | None, typer.Option(help="Written by bossnet latency build.")] = None,
+    lambdas: Annotated[
+        str | None,
+        typer.Option("--lambda", metavar="A,B,...", help="Weights of the blocks; or a truth file, to fit them to."),
+    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="Pixels at which multiply-adds count.")] = None,
+    top: Annotated[int, typer.Option(help="How many of the best.")] = 1,
+    pareto: Annotated[bool, typer.Option("--pareto", help="The best at every cost instead.")] = False,
+    against: Annotated[str, typer.Option(help="That cost: madds, params or latency.")] = "madds",
+    as_json: AsJson = False,
+) -> None:
+    """Find the best architectures of the whole space under upper bounds, exactly.
+
+    Example: bossnet solve --ratings runs/search/ratings.json --max-madds 3.5G --top 5
+    """
+    from . import solver
+
+    searched, table = _open(ratings, space, option)
+    asked: dict[str, Any] = {
+        "max_madds": parse_amount(max_madds, "--max-madds"),
+        "max_params": parse_amount(max_params, "--max-params"),
+        "max_latency_ms": max_latency_ms,
+        "lambdas": _lambdas(lambdas, searched, table),
+        "resolution": resolution,
+    }
+    if pareto:
+        if top != 1:
+            raise UsageError("--pareto gives one architecture for every cost; leave out --top")
+        solutions = solver.pareto(searched, table, against, **asked)
+    else:
+        solutions = solver.solve(searched, table, top=top, **asked)
+    coverage = table.coverage(searched)
+    if coverage < 1:
+        console.note(f"the ratings cover {100 * coverage:.3g} % of {searched.count():,} architectures")
+    if as_json:
+        print_json([solution.to_json() for solution in solutions])
+    else:
+        _print_solutions(solutions)
+
+
+def _lambdas(text: str | None, space: Space, table: RatingTable) -> tuple[float, ...] | None:
+    """Numbers as they are; weights fitted to the accuracies of a truth file."""
+    if text is None:
+        return None
+    if Path(text).suffix == ".json":
+        from .ranking import fit_lambdas
+        from .truth_table import read_truth
+
+        fitted = fit_lambdas(space, table, read_truth(Path(text)))
+        console.note(f"fitted --lambda {','.join(f'{weight:.3g}' for weight in fitted)}")
+        return fitted
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--lambda {text!r} is no list of numbers; type one for each block, as in "
+            f"{','.join(['1'] * space.num_blocks)}, or a truth file that ends in .json"
+        ) from None
+
+
+def _print_solutions(solutions: list[Solution]) -> None:
+    header = ("architecture", "score", "MAdds", "params")
+    rows = [
+        (str(s.arch), f"{s.score:.8g}", f"{s.cost.madds / 1e6:,.1f} M", f"{s.cost.params / 1e6:,.3f} M")
+        for s in solutions
+    ]
+    if solutions[0].latency_ms is not None:
+        header = (*header, "latency")
+        rows = [(*row, f"{s.latency_ms:.4g} ms") for row, s in zip(rows, solutions, strict=True)]
+    console.print_table([header, *rows])
+
+
+@app.command()
+def rank(
+    ratings: Ratings,
+    truth: Annotated[Path | None, typer.Option(help="True accuracies, as bossnet truth writes them.")] = None,
+    nats_bench: Annotated[Path | None, typer.Option(metavar="FOLDER", help="NATS-Bench, as the truth.")] = None,
+    dataset: Annotated[str, typer.Option(help="Of NATS-Bench: cifar10 or cifar100.")] = "cifar10",
+    space: SpaceName = None,
+    option: SpaceOptions = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw scores against accuracies.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how well ratings agree with true accuracies, beside trivial baselines; positive is good.
+
+    Example: bossnet rank --ratings runs/search/ratings.json --truth truth.json --plot ranking.png
+    """
+    from .ranking import rank as compare
+    from .ranking import keep_for_report
+    from .truth_table import read_nats_bench, read_truth
+
+    if (truth is None) == (nats_bench is None):
+        raise UsageError("ratings are compared with one truth; type either --truth FILE or --nats-bench FOLDER")
+    searched, table = _open(ratings, space, option)
+    accuracies = read_truth(truth) if truth else read_nats_bench(nats_bench, dataset)  # type: ignore[arg-type]
+    ranking = compare(searched, table, accuracies, seed=seed)
+    if plot:
+        from .ranking_plot import plot_ranking
+
+        plot_ranking(ranking, plot)
+        console.note(f"drawn: {plot}")
+    if ratings.name == "ratings.json" and (ratings.parent / "metrics.jsonl").exists():  # the folder of a search
+        keep_for_report(ratings.parent, ranking, searched, table, accuracies)
+        console.note(f"next, with the ranking in it: bossnet report {ratings.parent}")
+    if as_json:
+        print_json(ranking.to_json())
+    else:
+        _print_ranking(ranking)
+
+
+def _print_ranking(ranking: Ranking) -> None:
+    agreements: dict[str, Agreement] = {"ratings": ranking.agreement, **ranking.baselines}
+    names = {"log_width": "log-width", "madds": "MAdds", "params": "parameters"}
+    unrated = f"; {ranking.num_unrated} without ratings left out" if ranking.num_unrated else ""
+    print(f"{len(ranking.points):,} architectures{unrated}; 95 % bootstrap intervals; positive is good\n")
+    rows: list[tuple[str, ...]] = [("", "Kendall tau-b", "Spearman", "Pearson")]
+    for name, agreement in agreements.items():
+        figures = (agreement.kendall, agreement.spearman, agreement.pearson)
+        cells = (f"{f.value:.3f} [{f.low:5.2f}, {f.high:5.2f}]" if f else "undefined" for f in figures)
+        rows.append((names.get(name, name), *cells))
+    console.print_table(rows)
+    print("\nprecision at k; regret of the top choice, in accuracy")
+    ks = list(ranking.agreement.precision_at)
+    table: list[tuple[str, ...]] = [("", *(f"k = {k}" for k in ks), "regret")]
+    for name, agreement in agreements.items():
+        precisions = (f"{agreement.precision_at[k]:.2f}" for k in ks)
+        table.append((names.get(name, name), *precisions, f"{agreement.regret:.3g}"))
+    console.print_table(table)
