@@ -106,14 +106,15 @@ def _lambdas(text: str | None, space: Space, table: RatingTable) -> tuple[float,
 
 
 def _print_solutions(solutions: list[Solution]) -> None:
-    header = ("architecture", "score", "MAdds", "params")
+    header = ["architecture", "score", "MAdds", "params"]
     rows = [
-        (str(s.arch), f"{s.score:.8g}", f"{s.cost.madds / 1e6:,.1f} M", f"{s.cost.params / 1e6:,.3f} M")
+        [str(s.arch), f"{s.score:.8g}", f"{s.cost.madds / 1e6:,.1f} M", f"{s.cost.params / 1e6:,.3f} M"]
         for s in solutions
     ]
     if solutions[0].latency_ms is not None:
-        header = (*header, "latency")
-        rows = [(*row, f"{s.latency_ms:.4g} ms") for row, s in zip(rows, solutions, strict=True)]
+        header.append("latency")
+        for row, solution in zip(rows, solutions, strict=True):
+            row.append(f"{solution.latency_ms:.4g} ms")
     console.print_table([header, *rows])
 
 
@@ -133,8 +134,8 @@ def rank(
 
     Example: bossnet rank --ratings runs/search/ratings.json --truth truth.json --plot ranking.png
     """
-    from .ranking import rank as compare
     from .ranking import keep_for_report
+    from .ranking import rank as compare
     from .truth_table import read_nats_bench, read_truth
 
     if (truth is None) == (nats_bench is None):
