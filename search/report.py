@@ -22,6 +22,7 @@ from bossnet_zoo.drawing import KINDS, diagram
 from bossnet_zoo.errors import ArchitectureError
 
 from . import report_figures as figures
+from .report_ranking import draw_epochs, draw_intervals, draw_points, rank_rows
 from .run_record import RunRecord, read_run
 from .svg import FIGURE_STYLE, PALETTE
 
@@ -89,6 +90,9 @@ def render_report(record: RunRecord) -> str:
         ratings=figures.rating_panels(record),
         convergence=figures.convergence_figure(record),
         front=figures.front_figure(record),
+        write_score=figures.number_format([row["score"] for row in record.architectures] or [0.0]),
+        rank_rows=rank_rows(record.ranking) if record.ranking else [],
+        rank_figures=_rank_figures(record),
         accuracies=figures.accuracy_figure(record),
         coverage=_coverage_text(record),
         retrained=record.demo.get("retrained", []),
@@ -189,6 +193,16 @@ def _training_fact(settings: dict[str, Any]) -> str:
         f"{settings['epochs']} epochs a block; {settings['num_paths']} paths and {settings['global_batch']} images "
         f"of {settings['resolution']} pixels a step"
     )
+
+
+def _rank_figures(record: RunRecord) -> list[tuple[str, Markup | None]]:
+    if not record.ranking:
+        return []
+    return [
+        ("Score and true accuracy", draw_points(record.ranking, record.lower_is_better)),
+        ("Ratings and baselines", draw_intervals(record.ranking)),
+        ("While the supernet learned", draw_epochs(record.ranking)),
+    ]
 
 
 def _commands(record: RunRecord) -> list[tuple[str, str]]:

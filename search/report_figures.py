@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class RatedPath:
     """A row of the table of a block's best paths; `entry` is empty where the block has only one."""
 
     path: str
-    rating: float
+    rating: str
     entry: str
     chosen: bool
 
@@ -58,6 +59,13 @@ def _for_page_and_phone(draw: Callable[..., Markup], *values: Any, **options: An
     """A figure in two widths, of which the page shows the one that fits."""
     pictures = [draw(*values, **options, width=width) for width in (WIDE, NARROW)]
     return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(*pictures)
+
+
+def number_format(values: Sequence[float]) -> Callable[[float], str]:
+    """How to write `values` so that they can be told apart: with two digits more than their range has."""
+    extent = max(values) - min(values)
+    decimals = min(8, max(2, 3 - math.ceil(math.log10(extent)))) if extent else 4
+    return lambda value: f"{value:.{decimals}f}"
 
 
 # --- training the blocks
@@ -155,12 +163,16 @@ def _best_paths(
 ) -> list[RatedPath]:
     """The best `number` paths, and the chosen one if it is not among them."""
     rows = [
-        RatedPath(path, rating, entry if len(entries) > 1 else "", (entry, path) == chosen)
+        (rating, path, entry, (entry, path) == chosen)
         for entry, ratings in entries.items()
         for path, rating in ratings.items()
     ]
-    rows.sort(key=lambda row: (row.rating if lower_is_better else -row.rating, row.path))
-    return rows[:number] + [row for row in rows[number:] if row.chosen]
+    rows.sort(key=lambda row: (row[0] if lower_is_better else -row[0], row[1]))
+    write = number_format([row[0] for row in rows])
+    best = rows[:number] + [row for row in rows[number:] if row[3]]
+    return [
+        RatedPath(path, write(rating), entry if len(entries) > 1 else "", taken) for rating, path, entry, taken in best
+    ]
 
 
 def convergence_figure(record: RunRecord) -> Markup | None:
@@ -174,7 +186,7 @@ def convergence_figure(record: RunRecord) -> Markup | None:
         by_entry = _by_entry([rating for rating in record.of_kind("rating") if rating["block"] == block])
         entry = chosen[block][0] if block in chosen else ANY
         points = _agreement(by_entry.get(entry, next(iter(by_entry.values()))))
-        if points:
+        if len(points) > 1:
             curves.append(Curve(f"block {block + 1}", points, len(curves) % TONES))
     if not curves:
         return None

@@ -40,7 +40,7 @@ FIGURE_STYLE = """
 .figure .tone-2 { --tone: var(--second); } .figure .tone-3 { --tone: var(--third); }
 .figure .tone-4 { --tone: var(--conv); }
 .figure text[class*="tone"], .figure .dot { fill: var(--tone); }
-.figure .cloud { fill: none; stroke: var(--muted); stroke-width: 3; stroke-linecap: round; opacity: .28; }
+.figure .cloud { fill: none; stroke: var(--tone, var(--muted)); stroke-width: 3; stroke-linecap: round; opacity: .28; }
 .figure .ring { fill: none; stroke: var(--accent); stroke-width: 2.5; }
 .figure .lattice { fill: var(--line); }
 .figure .wire { fill: none; stroke: var(--ink); stroke-width: 2; opacity: .55; }
@@ -105,7 +105,7 @@ class Axes:
     Attributes:
         svg: the figure drawn into.
         left, top, right, bottom: the rectangle in pixels.
-        x_range, y_range: values at its left and right, and at its bottom and top.
+        x_range, y_range: values at its left and right, and at its bottom and top; x may fall.
     """
 
     svg: Element
@@ -131,7 +131,7 @@ class Axes:
 
     def x_axis(self, label: str, *, whole: bool = False, count: int = 5) -> None:
         """Ticks and a label below; `whole` for numbers of epochs and the like."""
-        for value, text in ticks(*self.x_range, count, whole=whole):
+        for value, text in ticks(min(self.x_range), max(self.x_range), count, whole=whole):
             add(self.svg, "line", "grid", x1=self.x(value), x2=self.x(value), y1=self.bottom, y2=self.bottom + 4)
             add(self.svg, "text", text=text, x=self.x(value), y=self.bottom + 17, text_anchor="middle")
         add(self.svg, "line", "grid", x1=self.left, x2=self.right, y1=self.bottom, y2=self.bottom)

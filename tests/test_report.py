@@ -9,12 +9,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from example_run import REFERENCE, make_demo, make_search
+from example_run import REFERENCE, add_ranking, make_demo, make_search
 
 from bossnet_zoo.checkpoint import load_json, save_json
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.search.plots import draw_architecture
 from bossnet_zoo.search.report import colored, format_count, format_duration, format_size, write_report
+from bossnet_zoo.search.report_figures import number_format
+from bossnet_zoo.search.report_ranking import draw_points
 from bossnet_zoo.search.svg import spread, standalone, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -109,7 +111,7 @@ def test_figures_of_the_run_are_on_the_page(demo, demo_html):
     assert "96.25%" in text
     assert "2.4e-05" in text
     assert format_count(best["madds"]) in text
-    assert f"{best['score']:.4f}" in text
+    assert f"{best['score']:.3f}" in text
     assert "2,818,103" in text
     assert "4 min 00 s" in text
     assert found["commands"][0][1] in text
@@ -126,6 +128,36 @@ def test_coverage_is_stated(tmp_path):
 def test_chosen_path_is_marked_in_every_block(demo_html):
     assert demo_html.count('<span class="tag">chosen</span>') == 5  # four blocks, and the list of architectures
     assert demo_html.count('class="ring"') == 4 + 2  # four blocks, and the front for page and phone
+
+
+def test_ranking_is_shown_with_its_baselines_and_over_epochs(tmp_path):
+    run = make_search(tmp_path / "run", full=True)
+    assert "ranking" not in page_of(run).ids
+    add_ranking(run)
+    page, ranking = page_of(run), load_json(run / "ranking.json")
+    assert "ranking" in page.ids
+    for text in ("40 architectures", "log-width", "multiply-adds", "While the supernet learned"):
+        assert text in page.text
+    for estimate in (ranking["kendall"], ranking["baselines"]["params"]["spearman"]):
+        assert f"{estimate['value']:.2f} {estimate['low']:.2f} to {estimate['high']:.2f}" in page.text
+
+
+def test_ranking_of_many_architectures_is_a_cloud(tmp_path):
+    run = make_search(tmp_path / "run", "nats", full=True)
+    add_ranking(run, architectures=300)
+    figure = draw_points(load_json(run / "ranking.json"), lower_is_better=True)
+    assert figure.count("<circle") == 0
+    assert figure.count("h0") == 300
+
+
+def test_what_the_rating_prefers_is_on_the_right():
+    points = [
+        {"architecture": name, "score": score, "accuracy": 90 - score} for name, score in (("x", 1.0), ("y", 2.0))
+    ]
+    for lower_is_better, order in ((True, ["y", "x"]), (False, ["x", "y"])):
+        dots = ElementTree.fromstring(draw_points({"points": points}, lower_is_better)).iter(f"{SVG}circle")
+        placed = sorted((float(dot.get("cx")), dot.findtext(f"{SVG}title", "")[0]) for dot in dots)
+        assert [name for _, name in placed] == order
 
 
 @pytest.mark.parametrize("space", ["mbconv", "nats"])
@@ -307,6 +339,12 @@ def test_ticks_are_round_and_inside():
     assert [text for _, text in ticks(0.71, 1.32, 4)] == ["0.8", "1.0", "1.2"]
     assert [text for _, text in ticks(1, 12, 5, whole=True)] == ["5", "10"]
     assert [text for _, text in ticks(1e-4, 3e-4, 4)] == ["0.00010", "0.00015", "0.00020", "0.00025", "0.00030"]
+
+
+def test_ratings_have_enough_digits_to_tell_them_apart():
+    assert number_format([5.6344123, 5.6346987])(5.6344123) == "5.634412"
+    assert number_format([0.8, 1.9])(0.8) == "0.80"
+    assert number_format([1.0])(1.0) == "1.0000"
 
 
 def test_labels_evade_each_other():

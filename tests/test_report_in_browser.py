@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from example_run import make_demo, make_search
+from example_run import add_ranking, make_demo, make_search
 from PIL import Image
 
 from bossnet_zoo.search.report import write_report
@@ -51,6 +51,7 @@ def report(request, tmp_path_factory) -> Path:
         make_search(run, blocks=2)
     else:
         make_search(run, request.param, full=request.param == "hytra")
+        add_ranking(run)
     return write_report(run)
 
 
