@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench stress clean
+.PHONY: install demo test check clean
 
 install: .venv/.installed
 
@@ -14,8 +14,9 @@ install: .venv/.installed
 demo: install
 	$(BIN)/bossnet demo --out runs/demo --overwrite
 
+# One thread per worker: two workers with two threads each would only wait for one another.
 test: install
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
