@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from timm.data import Mixup, create_transform
+from PIL import Image, ImageOps
+from timm.data import AutoAugment, Mixup, RandAugment, create_transform
+from timm.data.auto_augment import AugmentOp
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
@@ -17,7 +19,7 @@ from .recipes import Recipe
 
 def train_transform(recipe: Recipe, preprocessing: Mapping[str, Any]) -> Any:
     """The augmentation, then normalisation: PIL image -> (C, H, W)."""
-    return create_transform(
+    transform = create_transform(
         input_size=preprocessing["input_size"],
         is_training=True,
         scale=(recipe.crop_scale, 1.0),
@@ -30,6 +32,25 @@ def train_transform(recipe: Recipe, preprocessing: Mapping[str, Any]) -> Any:
         re_prob=recipe.random_erasing,
         re_mode="pixel",
     )
+    for step in transform.transforms:
+        for operation in _operations(step):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = posterize
+    return transform
+
+
+def _operations(step: Any) -> list[AugmentOp]:
+    if isinstance(step, RandAugment):
+        return list(step.ops)
+    return [operation for policy in step.policy for operation in policy] if isinstance(step, AutoAugment) else []
+
+
+def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Keep the highest `bits` bits of every channel.
+
+    timm asks for 0 bits at the greatest magnitude: a black image, until Pillow 13 made it an error.
+    """
+    return ImageOps.posterize(image, min(bits, 8)) if bits > 0 else Image.new(image.mode, image.size)
 
 
 def mixup(recipe: Recipe, num_classes: int) -> Mixup | None:

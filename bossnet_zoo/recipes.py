@@ -190,7 +190,7 @@ FINETUNE = Recipe(
 # no time for strong mixing; the rest is size.
 _SMOKE: dict[str, dict[str, Any]] = {
     "bossnet-t": {
-        "epochs": 10,
+        "epochs": 8,
         "global_batch": 32,
         "image_size": 64,
         "lr_batch": 32,
@@ -198,7 +198,7 @@ _SMOKE: dict[str, dict[str, Any]] = {
         "warmup_epochs": 2,
         "ema_decay": 0.98,
         "ema_warmup": True,
-        "auto_augment": "rand-m5-mstd0.5-inc1",
+        "auto_augment": "rand-m3-n1-mstd0.5-inc1",
         "crop_scale": 0.7,
         "flip": 0.0,
         "random_erasing": 0.1,
@@ -209,11 +209,11 @@ _SMOKE: dict[str, dict[str, Any]] = {
         "crop_pct": 1.0,
     },
     "bossnet-m": {
-        "epochs": 20,
-        "global_batch": 64,
+        "epochs": 8,
+        "global_batch": 32,
         "image_size": 64,
-        "lr_batch": 64,
-        "lr": 0.008,
+        "lr_batch": 32,
+        "lr": 0.016,
         "decay_rate": 0.8,
         "decay_epochs": 1.0,
         "warmup_epochs": 2,
