@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bossnet_zoo.checkpoint import load_json, read_jsonl
-from bossnet_zoo.errors import UsageError
+from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.spaces import Space, space_names
 
-from .rating_table import RatingTable, ratings_from_json
+from .rating_table import RatingTable, read_ratings
 
 Record = dict[str, Any]
 Ratings = Mapping[str, float]
@@ -97,23 +97,40 @@ def read_run(folder: Path) -> RunRecord:
         what = "holds no config.json, so it is not the run directory of a search" if folder.is_dir() else "is no folder"
         raise UsageError(f"{folder} {what}; give the folder that bossnet search or bossnet demo wrote (--out)")
     config = load_json(folder / "config.json", "run configuration")
-    if not isinstance(config, dict) or "space" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("space"), str):
         raise UsageError(f"{folder} is not the run directory of a search: its config.json names no space")
-    ratings = _optional(folder / "ratings.json")
+    ratings = folder / "ratings.json"
     return RunRecord(
         folder=folder,
         config=config,
-        metrics=read_jsonl(folder / "metrics.jsonl"),
-        table=ratings_from_json(ratings, str(folder / "ratings.json")) if ratings else None,
-        architectures=_optional(folder / "architectures.json") or [],
-        demo=_optional(folder / "demo.json") or {},
-        ranking=_optional(folder / "ranking.json") or {},
+        metrics=[record for record in read_jsonl(folder / "metrics.jsonl") if isinstance(record, dict)],
+        table=read_ratings(ratings) if ratings.exists() else None,
+        architectures=_read_architectures(folder / "architectures.json"),
+        demo=_read_object(folder / "demo.json", ("architecture", "reference", "retrained")),
+        ranking=_read_object(folder / "ranking.json", ("n", "points", "baselines", "kendall")),
         trainings=_trainings(folder),
     )
 
 
-def _optional(path: Path) -> Any:
-    return load_json(path) if path.exists() else None
+def _read_architectures(path: Path) -> list[Record]:
+    rows = load_json(path) if path.exists() else []
+    keys = {"architecture", "score", "madds", "params"}
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and keys <= row.keys() for row in rows):
+        raise BossNetError(f"{path} is no list of architectures with {', '.join(sorted(keys))}; {_DAMAGED}")
+    return rows
+
+
+def _read_object(path: Path, keys: Sequence[str]) -> Record:
+    """A JSON object that must have `keys`; empty where the file does not exist."""
+    if not path.exists():
+        return {}
+    content = load_json(path)
+    if not isinstance(content, dict) or not set(keys) <= content.keys():
+        raise BossNetError(f"{path} is no JSON object with {', '.join(keys)}; {_DAMAGED}")
+    return content
+
+
+_DAMAGED = "it may be damaged: remove it, and the report will do without"
 
 
 def _trainings(folder: Path) -> dict[str, list[Record]]:

@@ -238,7 +238,7 @@ def test_long_search_does_not_swell_the_page(tmp_path):
 # --- bad input and faults
 
 
-@pytest.mark.parametrize("content", [None, "{}", "[]", '{"format": 1}'])
+@pytest.mark.parametrize("content", [None, "{}", "[]", '{"format": 1}', '{"space": ["hytra"]}'])
 def test_folder_that_is_no_search_is_refused_in_a_sentence(tmp_path, content):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
@@ -259,6 +259,15 @@ def test_damaged_ratings_are_named_and_leave_the_old_page(tmp_path):
     with pytest.raises(BossNetError, match=r"ratings\.json"):
         write_report(run)
     assert (run / "report.html").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["architectures.json", "demo.json", "ranking.json", "ratings.json"])
+@pytest.mark.parametrize("content", ["[3]", "{}", "", "\0\0", '"text"'])
+def test_files_with_foreign_content_are_named(tmp_path, name, content):
+    run = make_search(tmp_path / "run", blocks=0)
+    (run / name).write_text(content)
+    with pytest.raises(BossNetError, match=re.escape(name)):
+        write_report(run)
 
 
 def test_full_disk_leaves_the_old_page(tmp_path, monkeypatch):
