@@ -97,9 +97,11 @@ class Runtime:
                 tensor.copy_(part.view_as(tensor))
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Replace the tensor by its sum over all processes."""
+        """Replace the tensor, on whatever device, by its sum over all processes."""
         if self.world_size > 1:
-            dist.all_reduce(tensor)
+            summed = tensor.to(self.device)  # NCCL takes nothing but tensors of its GPU
+            dist.all_reduce(summed)
+            tensor.copy_(summed)
         return tensor
 
     def gather(self, value: Any) -> list[Any]:

@@ -50,6 +50,8 @@ def calibrating(norms: Sequence[_BatchNorm]) -> Iterator[None]:
 class PathTree:
     """All paths of a block as a tree that carries BN statistics, and the head behind each path.
 
+    A batch goes through the whole tree before the next one does: memory is one batch's, at one node per layer.
+
     Args:
         block: the weight-sharing block, in evaluation mode.
         head: modules behind `block.adapt`: the projector, or projector and predictor.
@@ -68,58 +70,62 @@ class PathTree:
 
     @torch.no_grad()
     def calibrate(self, batches: Sequence[Tensor]) -> None:
-        """Compute every node's BN statistics on the outputs of the frozen prefix for the calibration images."""
-        norms = self.block.norms((), -1)
-        with calibrating(norms), self.runtime.autocast():
-            roots = [self.block.root(batch) for batch in batches]
-        self.statistics[()] = _read(norms)
-        for path, features in self._descend((), roots, calibrate=True):
-            norms = self._leaf_norms(path)
-            with calibrating(norms), self.runtime.autocast():
-                for batch in features:
-                    self.head(self.block.adapt(batch, path))
-            self.statistics[(*path, "head")] = _read(norms)
+        """Compute every node's BN statistics, means over `batches` of calibration images behind the frozen prefix."""
+        self.statistics.clear()
+        for batch in batches:
+            for _ in self._walk(batch, calibrate=True):
+                pass
+        for statistics in self.statistics.values():
+            for mean, variance in statistics:
+                mean /= len(batches)
+                variance /= len(batches)
 
-    @torch.no_grad()
     def outputs(self, batch: Tensor) -> Iterator[tuple[Path, Tensor]]:
         """For every path, the head's output (B, D) for a batch that has gone through the frozen prefix."""
-        _write(self.block.norms((), -1), self.statistics[()])
-        with self.runtime.autocast():
-            root = self.block.root(batch)
-        for path, features in self._descend((), [root], calibrate=False):
-            _write(self._leaf_norms(path), self.statistics[(*path, "head")])
-            with self.runtime.autocast():
-                yield path, self.head(self.block.adapt(features[0], path)).float()
+        return self._walk(batch, calibrate=False)
 
-    def _descend(self, node: Path, features: list[Tensor], *, calibrate: bool) -> Iterator[tuple[Path, list[Tensor]]]:
+    @torch.no_grad()
+    def _walk(self, batch: Tensor, *, calibrate: bool) -> Iterator[tuple[Path, Tensor]]:
+        with self._node((), self.block.norms((), -1), calibrate):
+            root = self.block.root(batch)
+        for path, features in self._descend((), root, calibrate):
+            norms = (*self.block.norms(path, len(path)), *norms_of(self.head))
+            with self._node((*path, "head"), norms, calibrate):
+                output = self.head(self.block.adapt(features, path))
+            yield path, output.float()
+
+    def _descend(self, node: Path, x: Tensor, calibrate: bool) -> Iterator[tuple[Path, Tensor]]:
         for child in self.children[node]:
             index = len(child) - 1
-            norms = self.block.norms(child, index)
-            if calibrate:
-                with calibrating(norms), self.runtime.autocast():
-                    outputs = [self.block.step(x, child, index) for x in features]
-                self.statistics[child] = _read(norms)
-            else:
-                _write(norms, self.statistics[child])
-                with self.runtime.autocast():
-                    outputs = [self.block.step(x, child, index) for x in features]
+            with self._node(child, self.block.norms(child, index), calibrate):
+                output = self.block.step(x, child, index)
             if child in self.children:
-                yield from self._descend(child, outputs, calibrate=calibrate)
+                yield from self._descend(child, output, calibrate)
             else:
-                yield child, outputs
+                yield child, output
 
-    def _leaf_norms(self, path: Path) -> tuple[_BatchNorm, ...]:
-        return (*self.block.norms(path, len(path)), *norms_of(self.head))
+    @contextlib.contextmanager
+    def _node(self, node: Path, norms: Sequence[_BatchNorm], calibrate: bool) -> Iterator[None]:
+        """Inside, the BN layers of a node have its statistics, or those of the batch, which are added up."""
+        if calibrate:
+            with calibrating(norms), self.runtime.autocast():
+                yield
+            self._add_statistics(node, norms)
+            return
+        for norm, (mean, variance) in zip(norms, self.statistics[node], strict=True):
+            norm.running_mean.copy_(mean)  # type: ignore[union-attr]
+            norm.running_var.copy_(variance)  # type: ignore[union-attr]
+        with self.runtime.autocast():
+            yield
 
-
-def _read(norms: Sequence[_BatchNorm]) -> Statistics:
-    return [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]  # type: ignore[union-attr]
-
-
-def _write(norms: Sequence[_BatchNorm], statistics: Statistics) -> None:
-    for norm, (mean, variance) in zip(norms, statistics, strict=True):
-        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
-        norm.running_var.copy_(variance)  # type: ignore[union-attr]
+    def _add_statistics(self, node: Path, norms: Sequence[_BatchNorm]) -> None:
+        seen = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]  # type: ignore[union-attr]
+        if node in self.statistics:
+            for (mean, variance), (batch_mean, batch_variance) in zip(self.statistics[node], seen, strict=True):
+                mean += batch_mean
+                variance += batch_variance
+        else:
+            self.statistics[node] = seen
 
 
 def rate_paths(
@@ -148,14 +154,13 @@ def rate_paths(
     target.calibrate(calibration)
     online.calibrate(calibration)
     # Sums over images, then their number: float64, so that the order of the batches does not matter.
-    position = {path: index for index, path in enumerate(paths)}
-    totals = torch.zeros(len(paths) + 1, dtype=torch.float64, device=runtime.device)
+    totals = torch.zeros(len(paths) + 1, dtype=torch.float64)
     for first, second in batches:
         views = torch.cat([first, second])
         centre = population_centre([projection for _, projection in target.outputs(views)])
         swapped = torch.cat([centre[len(first) :], centre[: len(first)]])
-        for path, prediction in online.outputs(views):
-            totals[position[path]] += distance(prediction, swapped).double().sum()
+        distances = {path: distance(prediction, swapped) for path, prediction in online.outputs(views)}
+        totals[:-1] += torch.stack([distances[path] for path in paths]).cpu().double().sum(1)
         totals[-1] += len(first)
     runtime.sum_(totals)
     siamese.train(was_training)

@@ -29,7 +29,7 @@ from .prefix import FrozenPrefix, Stage
 from .rating import rate_paths
 from .settings import SearchSettings
 from .supernets import make_block
-from .views import BYOL_VIEWS, DIGIT_VIEWS, ViewLoader
+from .views import VIEWS, ViewLoader
 
 FIXED_EPOCH = -1  # the views of calibration and rating images: the same in every epoch and for every block
 
@@ -54,7 +54,7 @@ class Setup:
         settings = self.settings
         return ViewLoader(
             images,
-            DIGIT_VIEWS if settings.views == "digits" else BYOL_VIEWS,
+            VIEWS[settings.views],
             settings.resolution,
             pairs,
             seed_of(settings.seed, purpose),
@@ -76,7 +76,8 @@ def calibration_views(setup: Setup) -> list[Tensor]:
     order = random.Random(seed_of(settings.seed, "calibration")).sample(
         range(len(setup.train_images)), min(settings.calibration_images, len(setup.train_images))
     )
-    batches = _chunks(order, settings.micro_batch)
+    whole = len(order) // settings.micro_batch * settings.micro_batch  # BN would refuse a last batch of one image
+    batches = _chunks(order[: whole or len(order)], settings.micro_batch)
     loader = setup.loader(setup.train_images, 1, "calibration")
     return [view for views in loader.epoch(FIXED_EPOCH, batches, range(len(batches))) for view in views]
 
@@ -95,27 +96,38 @@ def rating_views(setup: Setup, limit: int | None) -> Iterator[tuple[Tensor, Tens
 
 
 def sample_paths(space: Space, stage: Stage, settings: SearchSettings, generator: random.Random) -> list[Path]:
-    """The P paths of a step (section 2.3): uniform without replacement, or fair.
+    """The P paths of a step (BossNAS, section 3.2): uniform without replacement, or fair.
 
     Fair: each layer's candidates are dealt out over the paths, so that a group of as many paths as candidates trains
     each candidate exactly once.
 
     Raises:
-        UsageError: fair sampling in a space whose layers do not choose independently.
+        UsageError: more paths than the block has, or fair sampling in a space whose layers do not choose independently
+            or in groups that P paths do not fill.
     """
     paths = space.paths(stage.block, stage.entry)
-    if settings.path_sampling == "uniform":
-        return generator.sample(paths, min(settings.num_paths, len(paths)))
-    candidates = [list(dict.fromkeys(choices)) for choices in zip(*paths, strict=True)]
-    if math.prod(map(len, candidates)) != len(paths):
+    if settings.num_paths > len(paths):
         raise UsageError(
-            f"fair path sampling needs layers that choose independently; those of {space.name!r} do not: "
-            "type --path-sampling uniform"
+            f"{stage.name(space)} has {len(paths)} paths, fewer than {settings.num_paths} a step; "
+            f"type --num-paths {len(paths)} or less"
         )
-    groups = math.ceil(settings.num_paths / max(map(len, candidates)))
+    if settings.path_sampling == "uniform":
+        return generator.sample(paths, settings.num_paths)
+    candidates = [list(dict.fromkeys(choices)) for choices in zip(*paths, strict=True)]
+    size = len(candidates[0])
+    if math.prod(map(len, candidates)) != len(paths) or {len(choices) for choices in candidates} != {size}:
+        raise UsageError(
+            f"fair path sampling needs layers that choose independently among equally many candidates; "
+            f"those of {space.name!r} do not: type --path-sampling uniform"
+        )
+    if settings.num_paths % size:
+        raise UsageError(
+            f"fair path sampling takes {size} paths at a time, as many as a layer has candidates; "
+            f"{settings.num_paths} is no multiple: type --num-paths {math.ceil(settings.num_paths / size) * size}"
+        )
     dealt: list[Path] = []
-    for _ in range(groups):
-        dealt += zip(*(generator.sample(choices, len(choices)) for choices in candidates), strict=True)
+    for _ in range(settings.num_paths // size):
+        dealt += zip(*(generator.sample(choices, size) for choices in candidates), strict=True)
     return dealt
 
 

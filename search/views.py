@@ -29,6 +29,8 @@ class ViewRecipe:
     Attributes:
         crop_scale: smallest and largest area of the random crop, as a fraction of the image.
         crop_ratio: smallest and largest aspect ratio of the crop.
+        shift: if positive, the image is shifted instead of cropped, at most by this fraction of its side, and black
+            moves in; 1/8 is the usual crop of CIFAR images padded by 4 pixels.
         flip: probability of a horizontal flip.
         jitter: probability of colour jitter, whose strengths are the next four.
         grey, blur, solarize: probabilities; the blur's sigma is 0.1 to 2 pixels at 224, in proportion elsewhere.
@@ -37,6 +39,7 @@ class ViewRecipe:
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    shift: float = 0.0
     flip: float = 0.5
     jitter: float = 0.8
     brightness: float = 0.4
@@ -55,6 +58,15 @@ BYOL_VIEWS = (ViewRecipe(), ViewRecipe(blur=0.1, solarize=0.2))
 # Written digits: no flips (they change the class), crops that leave a digit readable.
 _DIGIT = ViewRecipe(crop_scale=(0.5, 1.0), flip=0.0, saturation=0.0, hue=0.0, grey=0.0, blur=0.3)
 DIGIT_VIEWS = (_DIGIT, replace(_DIGIT, blur=0.1, solarize=0.1))
+# CIFAR in BossNAS (section 2.3): shift and flip, for both views.
+_CIFAR = ViewRecipe(
+    shift=1 / 8, jitter=0.0, grey=0.0, blur=0.0, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+)
+CIFAR_VIEWS = (_CIFAR, _CIFAR)
+# What supervised training sees, for methods that need no pairs (DNA, UnNAS).
+CROP_VIEWS = (ViewRecipe(jitter=1.0, saturation=0.4, hue=0.0, grey=0.0, blur=0.0),)
+
+VIEWS = {"byol": BYOL_VIEWS, "digits": DIGIT_VIEWS, "cifar": CIFAR_VIEWS, "crops": CROP_VIEWS}
 
 
 # --- in workers
@@ -67,9 +79,7 @@ def image_transform(recipe: ViewRecipe, size: int) -> v2.Transform:
     sigma_scale = size / 224
     return v2.Compose(
         [
-            v2.RandomResizedCrop(
-                size, recipe.crop_scale, recipe.crop_ratio, interpolation=v2.InterpolationMode.BICUBIC, antialias=True
-            ),
+            *_image_crop(recipe, size),
             v2.RandomHorizontalFlip(recipe.flip),
             v2.ToImage(),
             v2.RandomApply([jitter], recipe.jitter),
@@ -82,8 +92,19 @@ def image_transform(recipe: ViewRecipe, size: int) -> v2.Transform:
     )
 
 
+def _image_crop(recipe: ViewRecipe, size: int) -> list[v2.Transform]:
+    bicubic = v2.InterpolationMode.BICUBIC
+    if recipe.shift:
+        return [
+            v2.Resize(size, bicubic),
+            v2.CenterCrop(size),
+            v2.RandomCrop(size, padding=round(recipe.shift * size)),
+        ]
+    return [v2.RandomResizedCrop(size, recipe.crop_scale, recipe.crop_ratio, interpolation=bicubic, antialias=True)]
+
+
 class ViewDataset(Dataset):
-    """Maps (epoch, index) to the views of one image, (V, 3, H, W): first pipeline's views, then the second's."""
+    """Maps (epoch, index) to the views of one image, (V, 3, H, W), pipeline by pipeline."""
 
     def __init__(self, images: ImageSet, recipes: Sequence[ViewRecipe], size: int, pairs: int, seed: int):
         self.images, self.pairs, self.seed = images, pairs, seed
@@ -95,7 +116,7 @@ class ViewDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
         epoch, index = key
         image = self.images.image(index)
-        with seeded(self.seed, epoch, index):
+        with seeded(seed_of(self.seed, epoch, index)):
             return torch.stack([transform(image) for transform in self.transforms for _ in range(self.pairs)])
 
 
@@ -144,16 +165,24 @@ def _chance(x: Tensor, probability: float, generator: torch.Generator) -> Tensor
 
 
 def _crop(x: Tensor, recipe: ViewRecipe, size: int, generator: torch.Generator) -> Tensor:
-    area = _uniform(x, *recipe.crop_scale, generator).flatten()
-    ratio = _uniform(x, math.log(recipe.crop_ratio[0]), math.log(recipe.crop_ratio[1]), generator).exp().flatten()
-    width, height = (area * ratio).sqrt().clamp(max=1.0), (area / ratio).sqrt().clamp(max=1.0)
-    left = _uniform(x, -1, 1, generator).flatten() * (1 - width)
-    top = _uniform(x, -1, 1, generator).flatten() * (1 - height)
+    if recipe.shift:
+        most = round(recipe.shift * size)
+        left, top = (
+            _uniform(x, -most, most + 1, generator).floor().clamp(max=most).flatten() * (2 / size) for _ in range(2)
+        )
+        width = height = torch.ones_like(left)
+    else:
+        area = _uniform(x, *recipe.crop_scale, generator).flatten()
+        ratio = _uniform(x, math.log(recipe.crop_ratio[0]), math.log(recipe.crop_ratio[1]), generator).exp().flatten()
+        width, height = (area * ratio).sqrt().clamp(max=1.0), (area / ratio).sqrt().clamp(max=1.0)
+        left = _uniform(x, -1, 1, generator).flatten() * (1 - width)
+        top = _uniform(x, -1, 1, generator).flatten() * (1 - height)
     mirror = torch.where(_uniform(x, 0, 1, generator).flatten() < recipe.flip, -1.0, 1.0)
     zero = torch.zeros_like(width)
     affine = torch.stack([width * mirror, zero, left, zero, height, top], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(affine, [len(x), 3, size, size], align_corners=False)
-    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    padding = "zeros" if recipe.shift else "reflection"
+    return F.grid_sample(x, grid, padding_mode=padding, align_corners=False)
 
 
 def _luma(x: Tensor) -> Tensor:
@@ -217,9 +246,9 @@ class ViewLoader:
 
     Attributes:
         images: where they come from.
-        recipes: the two pipelines.
+        recipes: the pipelines, one of `VIEWS`; BossNAS needs two.
         size: pixels of a view.
-        pairs: P, independent pairs of views per image.
+        pairs: P, independent views of each pipeline per image.
         seed: decides the order of the images and every view.
         on_device: augment on the device instead of in workers.
         workers: processes that decode, and augment unless `on_device`.
@@ -227,7 +256,7 @@ class ViewLoader:
     """
 
     images: ImageSet
-    recipes: tuple[ViewRecipe, ViewRecipe]
+    recipes: tuple[ViewRecipe, ...]
     size: int
     pairs: int
     seed: int
@@ -236,7 +265,9 @@ class ViewLoader:
     device: torch.device
 
     def epoch(self, epoch: int, micro_batches: Sequence[Sequence[int]], names: Sequence[int]) -> Iterator[Tensor]:
-        """For every micro-batch of image indices, its views (2 * pairs, B, 3, size, size), on the device.
+        """For every micro-batch of image indices, its views (V, B, 3, size, size), on the device.
+
+        V = pipelines * pairs: all views of the first pipeline, then those of the second.
 
         Args:
             epoch: number that the views depend on; a fixed one gives fixed views.
@@ -245,7 +276,7 @@ class ViewLoader:
         """
         dataset: Dataset
         if self.on_device:
-            dataset = PlainDataset(self.images, self.size * 8 // 7)
+            dataset = PlainDataset(self.images, self.size if self.recipes[0].shift else self.size * 8 // 7)
         else:
             dataset = ViewDataset(self.images, self.recipes, self.size, self.pairs, self.seed)
         loader = DataLoader(
