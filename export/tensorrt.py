@@ -121,8 +121,12 @@ def build_engine(
         if gpu is not None:
             check_engine(trt, plan, metadata.precision)
         write_atomically(engine_file, lambda temporary: _write(temporary, plan))
-        rest = {"profile": profile, "metadata": dataclasses.asdict(metadata), "engine_sha256": sha256(engine_file)}
-        stored = about | rest
+        stored = about | {
+            "profile": profile,
+            "classes": proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value,
+            "metadata": dataclasses.asdict(metadata),
+            "engine_sha256": sha256(engine_file),
+        }
         save_json(side_car(engine_file), stored)
     return EngineReport(
         file=engine_file,

@@ -32,6 +32,8 @@ def test_wheel_maps_the_folders_and_carries_its_data(built: tuple[Path, Path]) -
         "bossnet_zoo/search/report.html",
         "bossnet_zoo/search/supernets/hytra.py",
         "bossnet_zoo/export/onnx.py",
+        "bossnet_zoo/model_cards/card.md.jinja",
+        "bossnet_zoo/model_cards/published.json",
     ):
         assert needed in names
     assert not [name for name in names if name.startswith(("search/", "export/", "tests/"))]
@@ -41,7 +43,8 @@ def test_wheel_maps_the_folders_and_carries_its_data(built: tuple[Path, Path]) -
 def test_wheel_has_every_module_of_the_repository(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[1]) as archive:
         in_wheel = {name for name in archive.namelist() if name.endswith(".py")}
-    folders = {"bossnet_zoo": "bossnet_zoo", "search": "bossnet_zoo/search", "export": "bossnet_zoo/export"}
+    folders = {"bossnet_zoo": "bossnet_zoo"}
+    folders |= {folder: f"bossnet_zoo/{folder}" for folder in ("search", "export", "model_cards")}
     in_tree = {
         f"{target}/{file.relative_to(ROOT / folder).as_posix()}"
         for folder, target in folders.items()

@@ -1,0 +1,257 @@
+"""One network in every runtime and precision: how fast, how large, how far from PyTorch."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bossnet_zoo.errors import BossNetError, UsageError, unknown
+from bossnet_zoo.runtime import Runtime, gpu_name
+
+from .graph import GraphOptions, Traced, example_batches, trace
+from .images import calibration_batches
+from .metadata import Metadata
+from .onnx import write_onnx
+from .pipeline import default_opset
+from .report import Tolerance, compare
+from .sessions import Session, TorchSession, open_session
+from .tensorrt import BUILDERS, EngineOptions, build_engine
+
+# By name: what runs it, and the precisions it is measured in.
+RUNTIMES: dict[str, tuple[str, ...]] = {
+    "pytorch": ("fp32",),
+    "onnx": ("fp32", "fp16", "int8"),
+    "onnx-cuda": ("fp32", "fp16"),
+    "onnx-tensorrt": ("fp32", "fp16"),
+    "trt": ("fp32", "fp16", "int8"),
+    "trt-rtx": ("fp32", "fp16", "int8"),
+}
+SHOWN = Tolerance(None, 0.0)  # a benchmark shows differences, and judges none
+
+
+@dataclass(frozen=True)
+class Row:
+    """One runtime in one precision at one batch size.
+
+    Attributes:
+        model: its name.
+        runtime: one of `RUNTIMES`.
+        precision: `fp32`, `fp16` or `int8`.
+        batch: images at once.
+        median_ms, p90_ms: of one batch; 9 in 10 take no longer than p90.
+        images_per_second: at the median.
+        megabytes: of the file; of PyTorch, of the weights.
+        max_rel: largest difference to PyTorch, divided by its largest output.
+        top1_agreement: share of images with PyTorch's best class.
+        note: what ran it; or, in a row without figures, why it cannot run here.
+    """
+
+    model: str
+    runtime: str
+    precision: str
+    batch: int
+    median_ms: float | None = None
+    p90_ms: float | None = None
+    images_per_second: float | None = None
+    megabytes: float | None = None
+    max_rel: float | None = None
+    top1_agreement: float | None = None
+    note: str = ""
+
+
+def benchmark_network(
+    model: nn.Module,
+    name: str,
+    folder: Path,
+    *,
+    runtimes: Sequence[str] = ("pytorch", "onnx"),
+    batches: Sequence[int] = (1, 8),
+    threads: int = 0,
+    calibration: str | None = None,
+    seconds: float = 3.0,
+) -> list[Row]:
+    """Measure a network, all runtimes in turn, so that a busy moment of the machine meets each of them.
+
+    Args:
+        folder: where exported files go.
+        runtimes: names from `RUNTIMES`.
+        batches: images at once.
+        threads: of the CPU; 0 for all cores.
+        calibration: images for INT8, and to compare on; without them INT8 is not measured and noise is compared.
+        seconds: of measuring, for each runtime and batch size.
+
+    Raises:
+        UsageError: an unknown runtime.
+    """
+    for runtime in runtimes:
+        if runtime not in RUNTIMES:
+            raise unknown("runtime", runtime, (*RUNTIMES, "all"))
+    if threads:
+        torch.set_num_threads(threads)
+    candidates = _Candidates(model, folder, max(batches), threads, calibration)
+    sessions: dict[tuple[str, str], Session] = {}
+    failed: dict[tuple[str, str], str] = {}
+    for key in [(runtime, precision) for runtime in runtimes for precision in RUNTIMES[runtime]]:
+        try:
+            sessions[key] = candidates.open(*key)
+        except BossNetError as error:
+            failed[key] = str(error)
+    rows = []
+    for batch in batches:
+        images = candidates.images(batch)
+        times = measure_in_turn({key: _call(session, images) for key, session in sessions.items()}, seconds)
+        for key in sessions.keys() | failed.keys():
+            row = Row(name, *key, batch, note=failed.get(key, ""))
+            if key in sessions:
+                row = replace(row, **_figures(times[key], batch), **candidates.compare(sessions[key]))
+                row = replace(row, megabytes=candidates.megabytes[key], note=sessions[key].runtime)
+            rows.append(row)
+    order = {key: place for place, key in enumerate((r, p) for r, ps in RUNTIMES.items() for p in ps)}
+    return sorted(rows, key=lambda row: (order[row.runtime, row.precision], row.batch))
+
+
+def benchmark_file(path: Path, *, batches: Sequence[int], device: str, threads: int, seconds: float) -> list[Row]:
+    """Measure one exported file; there is no PyTorch to compare it with."""
+    session = open_session(path, device, threads=threads)
+    options = GraphOptions(pixels=session.metadata.pixels)
+    rows = []
+    for batch in batches:
+        images = _noise(session.metadata, options, batch)
+        times = measure_in_turn({path.name: _call(session, images)}, seconds)[path.name]
+        row = Row(session.metadata.model, path.suffix[1:], session.metadata.precision, batch, note=session.runtime)
+        rows.append(replace(row, **_figures(times, batch), megabytes=path.stat().st_size / 1e6))
+    return rows
+
+
+def measure_in_turn(calls: Mapping[Any, Callable[[], object]], seconds: float) -> dict[Any, list[float]]:
+    """Seconds of repeated calls, one of each in turn, for about `seconds` each (at least five) after two to warm up."""
+    for call in calls.values():
+        call()
+        call()
+    times: dict[Any, list[float]] = {key: [] for key in calls}
+    start = time.perf_counter()
+    while calls and (len(next(iter(times.values()))) < 5 or time.perf_counter() - start < seconds * len(calls)):
+        for key, call in calls.items():
+            before = time.perf_counter()
+            call()
+            times[key].append(time.perf_counter() - before)
+    return times
+
+
+def _call(session: Session, images: np.ndarray) -> Callable[[], object]:
+    return lambda: session(images)
+
+
+def _figures(times: Sequence[float], batch: int) -> dict[str, Any]:
+    median, p90 = np.percentile(times, (50, 90))
+    return {"median_ms": 1e3 * median, "p90_ms": 1e3 * p90, "images_per_second": batch / median}
+
+
+def _noise(metadata: Metadata, options: GraphOptions, batch: int) -> np.ndarray:
+    (images,) = example_batches(metadata, options, batches=(batch,))
+    return images
+
+
+class _Candidates:
+    """Makes the sessions, tracing the network once for each operator set."""
+
+    def __init__(self, model: nn.Module, folder: Path, largest: int, threads: int, calibration: str | None):
+        self.model, self.folder, self.largest, self.threads = model, folder, largest, threads
+        self.metadata = Metadata.of(model)
+        self.torch = TorchSession(model, Runtime.open("cpu", "float32"))
+        self.calibration: list[np.ndarray] = []
+        self.comparison = [_noise(self.metadata, GraphOptions(), 8)]
+        if calibration is not None:
+            self.calibration, self.comparison = calibration_batches(calibration, self.metadata, 256)
+        self.expected = np.concatenate([self.torch(images) for images in self.comparison])
+        self.traced: dict[int, Traced] = {}
+        weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+        self.megabytes = {("pytorch", "fp32"): weights / 1e6}
+
+    def open(self, runtime: str, precision: str) -> Session:
+        """A session, its file written first. Raises `BossNetError` where it cannot run here."""
+        if runtime == "pytorch":
+            return self.torch
+        if runtime != "onnx" and gpu_name() is None:
+            raise UsageError("needs a GPU, and this machine has none that works")
+        if precision == "int8" and not self.calibration:
+            raise UsageError("int8 needs calibration images: --calib")
+        meant_for = "onnxruntime" if runtime.startswith("onnx") else "tensorrt"
+        source = self.folder / f"{meant_for}.{precision}.onnx"
+        if not source.exists():
+            graph = self._trace(default_opset(precision))
+            write_onnx(graph, source, precision, runtime=meant_for, calibration=self.calibration, tolerance=SHOWN)
+        path = source
+        if runtime.startswith("trt"):
+            path = self.folder / f"{runtime}.{precision}.engine"
+            build_engine(source, path, BUILDERS[runtime], EngineOptions((1, self.largest, self.largest)))
+        self.megabytes[runtime, precision] = path.stat().st_size / 1e6
+        device = {"onnx": "cpu", "onnx-cuda": "cuda", "onnx-tensorrt": "tensorrt"}.get(runtime, "cuda")
+        return open_session(path, device, threads=self.threads)
+
+    def _trace(self, opset: int) -> Traced:
+        if opset not in self.traced:
+            self.traced[opset] = trace(self.model, self.metadata, GraphOptions(opset=opset))
+        return self.traced[opset]
+
+    def images(self, batch: int) -> np.ndarray:
+        return _noise(self.metadata, GraphOptions(), batch)
+
+    def compare(self, session: Session) -> dict[str, Any]:
+        """The difference to PyTorch on the comparison images."""
+        parity = compare(self.expected, np.concatenate([session(images) for images in self.comparison]))
+        return {"max_rel": parity.max_rel, "top1_agreement": parity.top1_agreement}
+
+
+# --- tables
+
+HEADINGS = {
+    "model": "model",
+    "runtime": "runtime",
+    "precision": "precision",
+    "batch": "batch",
+    "median_ms": "median ms",
+    "p90_ms": "p90 ms",
+    "images_per_second": "images/s",
+    "megabytes": "MB",
+    "max_rel": "difference",
+    "top1_agreement": "top-1 agreement",
+    "note": "runs on, or why not",
+}
+FORMS = {
+    "median_ms": "{:.2f}",
+    "p90_ms": "{:.2f}",
+    "images_per_second": "{:.1f}",
+    "megabytes": "{:.1f}",
+    "max_rel": "{:.1e}",
+    "top1_agreement": "{:.1%}",
+}
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = [" | ".join(HEADINGS.values()), "|".join("---" for _ in HEADINGS)]
+    for row in rows:
+        values = dataclasses.asdict(row)
+        cells = ["" if (value := values[key]) is None else FORMS.get(key, "{}").format(value) for key in HEADINGS]
+        lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def comma_separated(rows: Sequence[Row]) -> str:
+    """The rows as CSV, unrounded, with the attributes of `Row` as headings."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(HEADINGS), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in rows)
+    return text.getvalue()

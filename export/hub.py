@@ -1,0 +1,137 @@
+"""A network as a repository on the Hugging Face Hub: weights, timm's configuration, ONNX, a card; never engines.
+
+One commit holds everything, so that a cut-off upload leaves the repository as it was. The same network gives the same
+files to the byte, and so publishing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from timm.models import save_for_hf
+from torch import nn
+
+from bossnet_zoo.checkpoint import save_text
+from bossnet_zoo.errors import BossNetError, UsageError
+from bossnet_zoo.runs import class_names_of, is_run, load_run, resolve_model
+
+from .cards import Card, OnnxFile, published, published_card, render, run_card
+from .onnx import export_onnx
+
+WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What was, or would be, published.
+
+    Attributes:
+        folder: where the files were written.
+        files: their paths in the repository.
+        url: of the commit; None in a dry run.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    url: str | None = None
+
+
+def check_repo(repo: str) -> str:
+    """`repo` itself. Raises `UsageError` unless it has the form ORG/NAME."""
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UsageError(f"--repo {repo!r} is no name of a repository: {error}") from None
+    if "/" not in repo:
+        raise UsageError(f"--repo {repo!r} has no owner; write ORG/NAME, for instance my-team/bossnet-flowers")
+    return repo
+
+
+def write_repository(
+    source: str, repo: str, folder: Path, *, weights: str = "best", onnx: bool = False, license: str = "unknown"
+) -> Publication:
+    """Write the files of a repository into a folder.
+
+    Args:
+        source: the folder of a training run, or the name of a published model.
+        repo: ORG/NAME, for the card's examples.
+        folder: where to write; other files in it are left alone, and not published.
+        weights: which of a run's: `best`, `model` or `ema`.
+        onnx: add the network as ONNX.
+        license: of a run's weights, in the Hub's spelling.
+
+    Raises:
+        UsageError: a wrong name, or neither a run nor a published model.
+        CheckpointError: weights that cannot be read.
+        ExportError: an ONNX file that does not compute what PyTorch does.
+    """
+    check_repo(repo)
+    name = repo.partition("/")[2]
+    if is_run(source):
+        model, config = load_run(source, weights)
+        arguments = resolve_model(config["model"], config["model_options"])[1]
+    elif source in published():
+        model, config, arguments = timm.create_model(source, pretrained=True).eval(), {}, {}
+    else:
+        raise UsageError(
+            f"{source!r} is neither the folder of a training run nor a published model ({', '.join(published())}); "
+            "train one with: bossnet train MODEL --data DATA --out RUN"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    exported: tuple[OnnxFile, ...] = ()
+    if onnx:
+        path = f"onnx/{name}.onnx"
+        exported = (OnnxFile.of(path, export_onnx(model, folder / path, class_names=class_names_of(model))),)
+    card = (
+        run_card(Path(source), model, config, weights, repo=repo, license=license, onnx_files=exported)
+        if config
+        else published_card(source, repo, exported)
+    )
+    _write(model, arguments, card, folder)
+    return Publication(folder, (CONFIG, WEIGHTS, README, *(file.path for file in exported)))
+
+
+def _write(model: nn.Module, arguments: dict[str, Any], card: Card, folder: Path) -> None:
+    # timm's word for class names in config.json is label_names
+    config = {"model_args": arguments, "label_names": list(class_names_of(model))}
+    save_for_hf(model, str(folder), model_config=config, safe_serialization=True)
+    save_text(folder / README, render(card))
+
+
+def upload(publication: Publication, repo: str, *, private: bool = False, endpoint: str | None = None) -> Publication:
+    """Send the files to the Hub in one commit; the same files again make none.
+
+    Args:
+        publication: from `write_repository`.
+        repo: ORG/NAME; it is created where it does not exist.
+        private: visible to its owner alone, where it is created.
+        endpoint: of the Hub; by default the public one, or $HF_ENDPOINT.
+
+    Raises:
+        UsageError: not logged in.
+        BossNetError: the upload failed; the repository is as it was.
+    """
+    if get_token() is None:
+        raise UsageError("publishing needs a token of the Hub: type hf auth login, or set HF_TOKEN")
+    api = HfApi(endpoint=endpoint)
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo,
+            folder_path=publication.folder,
+            allow_patterns=list(publication.files),
+            commit_message="Publish with bossnet-zoo",
+        )
+    except Exception as error:  # every major version of huggingface_hub has another HTTP library's exceptions
+        reason = str(error).strip().splitlines()[0]
+        raise BossNetError(
+            f"publishing to {repo} failed: {reason}; the repository is as it was; "
+            f"type the command again, or upload {publication.folder} by hand"
+        ) from error
+    return Publication(publication.folder, publication.files, commit.commit_url)

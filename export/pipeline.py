@@ -1,0 +1,132 @@
+"""Everything that one call of `bossnet export` writes: ONNX files, engines from them, a Triton repository."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from bossnet_zoo.errors import UsageError
+
+from .formats import ENGINE_SUFFIX, engine_name, onnx_name
+from .graph import DEFAULT_OPSET, GraphOptions, Traced, trace
+from .images import calibration_batches
+from .metadata import Metadata
+from .onnx import write_onnx
+from .precision import MIN_OPSET
+from .report import TOLERANCES, ExportReport, Tolerance
+from .tensorrt import EngineOptions, EngineReport, build_engine
+from .triton import write_triton
+
+
+@dataclass(frozen=True)
+class Request:
+    """What shall be exported.
+
+    Attributes:
+        onnx: keep an ONNX file for ONNX Runtime. Engines keep the one they are built from in any case.
+        builders: packages that build engines: `tensorrt`, `tensorrt_rtx`.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
+        graph, engine: batch, sizes and the like.
+        calibration: images that show INT8 the range of activations, as `open_images` takes them; the comparison is made
+            on others of the same source, in every precision.
+        calibration_count: how many of each.
+        tolerance: how far a file may be from PyTorch; by default the precision's.
+        timing_cache: of `tensorrt`.
+        triton: folder of a Triton model repository.
+    """
+
+    onnx: bool = True
+    builders: tuple[str, ...] = ()
+    precision: str = "fp32"
+    graph: GraphOptions = field(default_factory=GraphOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    calibration: str | None = None
+    calibration_count: int = 512
+    tolerance: Tolerance | None = None
+    timing_cache: Path | None = None
+    triton: Path | None = None
+
+
+def parse_range(text: str, what: str) -> tuple[int, int, int]:
+    """`8` -> (8, 8, 8) and `1:8:64` -> (1, 8, 64). Raises `UsageError`."""
+    parts = text.split(":")
+    if len(parts) in (1, 3) and all(part.isdigit() for part in parts):
+        smallest, usual, largest = (int(part) for part in (parts * 3 if len(parts) == 1 else parts))
+        return smallest, usual, largest
+    raise UsageError(f"{what} {text!r} is no number and no range; write 8, or smallest:usual:largest as in 1:8:64")
+
+
+def default_opset(precision: str) -> int:
+    """The operator set that a precision is written in unless another is asked for."""
+    return max(DEFAULT_OPSET, MIN_OPSET.get(precision, 0))
+
+
+def export_network(
+    model: nn.Module, name: str, out: Path, request: Request, class_names: tuple[str, ...] = ()
+) -> list[ExportReport | EngineReport]:
+    """Write what is asked for into a folder.
+
+    Args:
+        model: maps (B, C, H, W) images to (B, classes) logits.
+        name: what the files' names begin with.
+        out: the folder.
+        class_names: one per output.
+
+    Raises:
+        UsageError: INT8 without images, a missing package or GPU, an impossible combination.
+        ExportError: a file that does not compute what PyTorch does, or not in the precision asked for.
+        BossNetError: TensorRT cannot build an engine.
+    """
+    if request.precision == "int8" and request.calibration is None:
+        raise UsageError("--int8 needs calibration images; type --calib with a folder of images or a data set's name")
+    traced = trace(model, Metadata.of(model, class_names=class_names), request.graph)
+    calibration, images = _images(traced, request)
+    reports: list[ExportReport | EngineReport] = []
+    for runtime in _runtimes(request):
+        path = out / onnx_name(name, request.precision, runtime)
+        report = write_onnx(
+            traced,
+            path,
+            request.precision,
+            runtime=runtime,
+            calibration=calibration,
+            images=images,
+            tolerance=request.tolerance,
+        )
+        reports.append(report)
+    source = reports[-1].file
+    for package in request.builders:
+        engine = out / engine_name(name, request.precision, package)
+        cache = request.timing_cache if package == "tensorrt" else None
+        reports.append(build_engine(source, engine, package, request.engine, cache))
+    if request.triton is not None:
+        # Triton loads TensorRT's engines; those of TensorRT for RTX it does not, and gets the ONNX file instead.
+        engines = [report.file for report in reports if report.file.name.endswith(ENGINE_SUFFIX["tensorrt"])]
+        write_triton(request.triton, name, engines[0] if engines else reports[0].file)
+    return reports
+
+
+def _runtimes(request: Request) -> tuple[str, ...]:
+    """Whom to write an ONNX file for; engines are built from the last."""
+    if request.precision != "int8":
+        return ("any",)
+    wanted = {"onnxruntime": request.onnx, "tensorrt": bool(request.builders)}
+    return tuple(runtime for runtime, is_wanted in wanted.items() if is_wanted)
+
+
+def _images(traced: Traced, request: Request) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    if request.calibration is None:
+        return [], []
+    fixed = traced.options.batch
+    return calibration_batches(request.calibration, traced.metadata, request.calibration_count, fixed)
+
+
+def tolerance_for(precision: str, max_rel: float | None, agreement: float | None) -> Tolerance:
+    """The precision's tolerance, with what is given instead."""
+    tolerance = TOLERANCES[precision]
+    if max_rel is not None:
+        tolerance = replace(tolerance, max_rel=max_rel)
+    return tolerance if agreement is None else replace(tolerance, top1_agreement=agreement)
