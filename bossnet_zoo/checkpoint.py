@@ -6,6 +6,7 @@ either the old file or the new one, whatever moment the power fails.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -33,10 +34,21 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise BossNetError(f"{path} could not be written: {error}; free some space or choose another --out") from error
+    except OSError as error:
+        raise _not_written(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # no folder, no temporary file
+            temporary.unlink()
+
+
+def _not_written(path: Path, error: Exception) -> BossNetError:
+    return BossNetError(f"{path} could not be written: {error}; free some space or choose another --out")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that a killed program left in or below `folder`."""
+    for file in folder.rglob(".*.tmp"):
+        file.unlink(missing_ok=True)
 
 
 def save_text(path: Path, text: str) -> None:
@@ -65,9 +77,12 @@ def load_json(path: Path, what: str = "JSON file") -> Any:
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one record to a JSON-lines file, such as `metrics.jsonl`."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    """Add one record to a JSON-lines file, such as `metrics.jsonl`. Raises `BossNetError` if the disk is full."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise _not_written(path, error) from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -83,10 +98,18 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Weights as safetensors, with text metadata."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, dict(metadata or {})))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, dict(metadata or {}))
+        except SafetensorError as error:  # how it reports a full disk
+            raise OSError(str(error)) from error
+
+    write_atomically(path, write)
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -100,7 +123,11 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     checksum = path.with_name(path.name + ".sha256")
 
     def write(temporary: Path) -> None:
-        torch.save(dict(state), temporary)
+        with open(temporary, "wb") as file:
+            try:
+                torch.save(dict(state), file)
+            except RuntimeError as error:  # the reason, a full disk, stands behind it
+                raise OSError(str(error.__context__ or error)) from error
         before = checksum.read_text(encoding="utf-8").split()[:3] if checksum.exists() else []
         save_text(checksum, "\n".join([sha256(temporary), *before]) + "\n")
 
