@@ -83,6 +83,80 @@ def parse_amount(text: str | None, option: str) -> int | None:
     return amount
 
 
+@app.command("list")
+def list_models(
+    pattern: Annotated[str, typer.Argument(help="Part of a name, or a shell pattern.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """The models, with size and arithmetic.
+
+    Example: bossnet list bossnet
+    """
+    from . import describe
+
+    rows = describe.list_models(pattern)
+    if not rows:
+        raise UsageError(f"no model's name matches {pattern!r}; see all: bossnet list")
+    if as_json:
+        print_json(rows)
+        return
+    print(f"{'model':<18}{'params':>10}{'MAdds':>12}{'pixels':>8}  top-1  weights")
+    for row in rows:
+        best = max((entry["top1"] for entry in row["accuracy"]), default=None)
+        print(
+            f"{row['model']:<18}{row['params'] / 1e6:>8.2f} M{row['madds'] / 1e6:>10,.1f} M{row['resolution']:>8}"
+            f"{'' if best is None else best:>7}  {'published' if row['weights'] else 'none'}"
+        )
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="A timm name (bossnet_t0), or an architecture (4c-8c-16ca-32ac).")],
+    resolution: Annotated[int | None, typer.Option(help="Pixels at which multiply-adds are counted.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """One model or architecture: size, arithmetic, accuracy, weights, drawing.
+
+    Example: bossnet info bossnet_t0
+    """
+    from .describe import describe_model
+    from .drawing import architecture_text
+
+    about = describe_model(model, resolution)
+    if as_json:
+        print_json(about)
+        return
+    print(f"{about['model']}: {about['params']:,} parameters, {about['madds']:,} MAdds at {about['resolution']} px")
+    if about["architecture"]:
+        print(about["architecture"])
+        console.results.print(architecture_text(about["architecture"]))
+    for entry in about["accuracy"]:
+        print(f"top-1 {entry['top1']} % at {entry['resolution']} px ({entry['source']})")
+    print(f"weights: {', '.join(about['weights']) or 'none published'}")
+
+
+@app.command()
+def space(
+    name: Annotated[str, typer.Argument(help="hytra, mbconv or nats.")],
+    as_json: AsJson = False,
+) -> None:
+    """A search space: its rule, its size, its blocks, examples.
+
+    Example: bossnet space hytra
+    """
+    from .describe import describe_space
+
+    about = describe_space(name)
+    if as_json:
+        print_json(about)
+        return
+    print(f"{name}: {about['architectures']:,} architectures, {about['resolution']} px\n{about['rule']}")
+    for number, entries in enumerate(about["paths_by_block_and_entry"], start=1):
+        counts = ", ".join(f"{paths} from {entry}" for entry, paths in entries.items())
+        print(f"block {number}: paths {counts}")
+    print("for instance: " + "  ".join(about["examples"]))
+
+
 @app.command()
 def train(
     model: Annotated[

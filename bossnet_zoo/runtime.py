@@ -120,6 +120,11 @@ class Runtime:
         dist.broadcast_object_list(values, device=self.device if self.device.type == "cuda" else None)
         return values[0]
 
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was given, as before reading a clock."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+
     def barrier(self) -> None:
         """Wait until every process has come this far."""
         if self.world_size > 1:

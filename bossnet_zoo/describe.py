@@ -1,0 +1,82 @@
+"""What there is and what it costs, for `bossnet list`, `info` and `space`."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import timm
+import torch
+
+from .models import model_names
+from .models.table import PUBLISHED, measure
+from .runs import build_model, resolve_model
+from .spaces import get_space
+
+
+def describe_model(model: str, resolution: int | None = None) -> dict[str, Any]:
+    """Size, arithmetic, published accuracy and weights of a registered name or an architecture.
+
+    Args:
+        model: a timm name, or an architecture's written form.
+        resolution: pixels at which multiply-adds are counted; by default the network's own.
+
+    Raises:
+        UsageError: an unknown name, or an illegal architecture.
+    """
+    name, _ = resolve_model(model)
+    with torch.device("meta"):
+        network: Any = build_model(model)
+    side = resolution or network.pretrained_cfg["input_size"][-1]
+    cost = measure(network, side, network.pretrained_cfg["input_size"][0])
+    is_name = name == model
+    published = [row for row in PUBLISHED if row.model == name] if is_name else []
+    return {
+        "model": model,
+        "architecture": getattr(network, "arch", None),
+        "params": cost.params,
+        "madds": cost.madds,
+        "resolution": side,
+        "num_classes": network.num_classes,
+        "weights": timm.list_pretrained(f"{name}.*") if is_name else [],
+        "accuracy": [
+            {"resolution": row.resolution, "top1": row.top1, "top5": row.top5, "source": row.source}
+            for row in published
+        ],
+    }
+
+
+def list_models(pattern: str = "") -> list[dict[str, Any]]:
+    """`describe_model` of every registered name that matches a shell pattern."""
+    return [describe_model(name) for name in model_names(pattern)]
+
+
+def describe_space(name: str) -> dict[str, Any]:
+    """Rule, size, blocks and examples of a search space.
+
+    Raises:
+        UsageError: the space is unknown.
+    """
+    space = get_space(name)
+    generator = random.Random(0)
+    blocks = [
+        {space.entry_text(entry): len(space.paths(block, entry)) for entry in space.entries(block)}
+        for block in range(space.num_blocks)
+    ]
+    return {
+        "space": name,
+        "rule": _RULES[name],
+        "architectures": space.count(),
+        "resolution": space.default_resolution,
+        "paths_by_block_and_entry": blocks,
+        "examples": [str(space.sample(generator)) for _ in range(3)],
+    }
+
+
+_RULES = {
+    "hytra": "16 layers at strides 4, 8, 16, 32; c (ResConv) anywhere, a (ResAtt) at 16 and 32; the first layer at any "
+    "stride, then the stride stays or doubles. Written: stride and operations, 4c-8c-16cccac-32aaacaaaaa",
+    "mbconv": "18 layers in blocks of 2-4-4-4-4; each chooses 0: expansion 6 kernel 3, 1: expansion 6 kernel 5, "
+    "2: expansion 3 kernel 3, 3: expansion 3 kernel 5. Written: digits per block, 11-1111-1101-1011-1101",
+    "nats": "5 layers, each of width 8, 16, ..., 64. Written: the widths, 8:16:24:32:64",
+}

@@ -1,0 +1,42 @@
+"""`bossnet list`, `info` and `space` tell what is there."""
+
+from __future__ import annotations
+
+import pytest
+
+from bossnet_zoo.describe import describe_model, describe_space, list_models
+from bossnet_zoo.errors import ArchitectureError, UsageError
+
+
+def test_a_released_model_tells_its_size_accuracy_and_weights() -> None:
+    about = describe_model("bossnet_t1", 256)
+    assert about["params"] == 38_415_960
+    assert about["madds"] == pytest.approx(10.51e9, rel=0.003)
+    assert about["weights"] == ["bossnet_t1.ema_in1k", "bossnet_t1.in1k"]
+    assert {entry["resolution"] for entry in about["accuracy"]} == {224, 256}
+
+
+def test_an_architecture_has_neither_weights_nor_accuracy() -> None:
+    about = describe_model("4c-8c-16ca-32ac")
+    assert (about["weights"], about["accuracy"]) == ([], [])
+    assert about["architecture"] == "4c-8c-16ca-32ac"
+
+
+def test_list_takes_part_of_a_name() -> None:
+    assert [row["model"] for row in list_models("bossnet_m")] == ["bossnet_m1", "bossnet_m2", "test_bossnet_m"]
+
+
+def test_a_space_tells_its_size_and_legal_examples() -> None:
+    about = describe_space("hytra")
+    assert about["architectures"] == 2_818_103
+    assert about["paths_by_block_and_entry"][1] == {"4": 51, "8": 99, "16": 80, "32": 16}
+    assert all(describe_model(example)["params"] for example in about["examples"][:1])
+
+
+def test_unknown_names_are_refused_with_a_suggestion() -> None:
+    with pytest.raises(UsageError, match="did you mean bossnet_t"):
+        describe_model("bossnet_t9")
+    with pytest.raises(UsageError, match="did you mean hytra"):
+        describe_space("hytar")
+    with pytest.raises(ArchitectureError, match="layer 2: the stride jumps from 4 to 32"):
+        describe_model("4c-32c")
