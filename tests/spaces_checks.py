@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 from bossnet_zoo import models
+from bossnet_zoo.errors import ArchitectureError
 from bossnet_zoo.models.table import measure
 from bossnet_zoo.spaces import Arch, Cost, Entry, Space, parse_arch
 
@@ -49,6 +49,15 @@ def check_round_trips(space: Space, arch: Arch) -> None:
         entry = space.exit(block, entry, path)
 
 
+def check_read_back_or_refused(parse: Callable[[str], Arch], text: str) -> None:
+    """Whatever is accepted as a written form is the written form."""
+    try:
+        arch = parse(text)
+    except ArchitectureError:
+        return
+    assert str(arch) == text
+
+
 def check_cost_is_that_of_the_network(space: Space, arch: Arch, num_classes: int, resolution: int) -> None:
     """By arithmetic and by counting what the built network does; as a whole and summed along the chain of blocks."""
     with torch.device("meta"):
@@ -74,18 +83,12 @@ def check_sampling_is_uniform(space: Space, samples_each: int = 60) -> None:
     assert space.sample(random.Random(7)) == space.sample(random.Random(7))
 
 
-def check_entry_texts_differ(space: Space) -> None:
-    """They are keys of ratings files."""
-    for block in range(space.num_blocks):
-        texts = [space.entry_text(entry) for entry in space.entries(block)]
-        assert len(set(texts)) == len(texts)
-        path_texts = (
-            {
-                space.path_text(path)
-                for path in itertools.chain.from_iterable(map(space.paths, [block], [texts and None]))
-            }
-            if block == 0
-            else set()
-        )
-        assert block or len(path_texts) == len(space.paths(0, None))
+def check_ratings_keys_differ(space: Space) -> None:
+    """Texts of entries and paths are keys of ratings files."""
     assert space.entry_text(None) == "any"
+    for block in range(space.num_blocks):
+        entries = space.entries(block)
+        assert len({space.entry_text(entry) for entry in entries}) == len(entries)
+        for entry in entries:
+            paths = space.paths(block, entry)
+            assert len({space.path_text(path) for path in paths}) == len(paths)

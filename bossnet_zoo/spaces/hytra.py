@@ -66,8 +66,8 @@ def read_layers(text: str) -> tuple[Layer, ...]:
     """The inverse of `write_layers`, without the rule of the space: see `check_layers`."""
     layers: list[Layer] = []
     for part in text.split("-"):
-        match = re.fullmatch(r"(\d+)([a-z]+)", part)
-        if match is None or int(match[1]) not in STRIDES:
+        match = re.fullmatch(r"(4|8|16|32)([a-z]+)", part)
+        if match is None:
             raise ArchitectureError(
                 f"hytra architecture {text!r}: {part!r} is not a stride (4, 8, 16 or 32) followed by operations "
                 f"(c or a), as in 4c-8c-16cccac-32aaacaaaaa; {_HINT}"
@@ -75,7 +75,9 @@ def read_layers(text: str) -> tuple[Layer, ...]:
         scale = STRIDES.index(int(match[1]))
         layers += [Layer(scale, operation) for operation in match[2]]
     if any(earlier == later for earlier, later in itertools.pairwise(re.findall(r"\d+", text))):
-        raise ArchitectureError(f"hytra architecture {text!r}: a stride stands twice; write its operations together")
+        raise ArchitectureError(
+            f"hytra architecture {text!r}: a stride stands twice; write its operations together; {_HINT}"
+        )
     return tuple(layers)
 
 

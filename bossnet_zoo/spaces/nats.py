@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -47,7 +48,7 @@ def write_widths(widths: Sequence[int]) -> str:
 def read_widths(text: str, what: str) -> tuple[int, ...]:
     """The inverse of `write_widths`, without the rule of the space: see `check_widths`."""
     parts = text.split(":")
-    if not all(part.isascii() and part.isdigit() for part in parts):
+    if not all(re.fullmatch(r"[1-9][0-9]*", part) for part in parts):
         raise ArchitectureError(
             f"nats {what} {text!r} is not made of numbers joined by ':', as in 8:16:24:32:64; {_HINT}"
         )
