@@ -2,6 +2,289 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
+from bossnet_zoo import console
+from bossnet_zoo.cli import AsJson, parse_options, print_json
+from bossnet_zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from .pipeline import Request
+    from .report import ExportReport
+    from .tensorrt import EngineReport
+
 app = typer.Typer()
+
+MODEL = "A run's folder, one of its .safetensors, a timm name, or an architecture."
+Weights = Annotated[str | None, typer.Option(help="ema, model or a file; of a run also best, which is the default.")]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="Argument of the network: base_width=8.")
+]
+Untrained = Annotated[bool, typer.Option("--untrained", help="Fresh random weights: enough to measure speed.")]
+Calib = Annotated[
+    str | None, typer.Option(metavar="DATA", help="Images that show INT8 the range of values; also compared on.")
+]
+
+
+@app.command()
+def export(
+    model: Annotated[str | None, typer.Argument(help=MODEL)] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="An ONNX file; the default where nothing is chosen.")] = False,
+    trt: Annotated[bool, typer.Option("--trt", help="A TensorRT engine for this machine's GPU.")] = False,
+    trt_rtx: Annotated[bool, typer.Option("--trt-rtx", help="An engine for RTX GPUs; built without one.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit convolutions and linear layers; needs --calib.")] = False,
+    batch: Annotated[
+        str, typer.Option(help="Images at once: 8 for always 8; 1:8:64 for any, an engine at least, best, at most.")
+    ] = "1:8:64",
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Take images of any size within --sizes.")
+    ] = False,
+    sizes: Annotated[str | None, typer.Option(help="Sides in pixels, 160:224:288; by default half to double.")] = None,
+    input_size: Annotated[int | None, typer.Option(help="Pixels of a side; by default the network's own.")] = None,
+    opset: Annotated[int | None, typer.Option(help="Version of ONNX's operators, 18 to 25.")] = None,
+    pixels: Annotated[bool, typer.Option("--pixels", help="Take uint8 (B, H, W, 3); normalise in the graph.")] = False,
+    softmax: Annotated[bool, typer.Option("--softmax", help="Put out probabilities.")] = False,
+    calib: Calib = None,
+    calib_n: Annotated[int, typer.Option(help="How many images of --calib.")] = 512,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the files.")] = Path(),
+    triton: Annotated[Path | None, typer.Option(help="Also add it to this Triton model repository.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Largest relative difference to PyTorch.")] = None,
+    agreement: Annotated[float | None, typer.Option(help="Smallest share of --calib images of the same class.")] = None,
+    workspace: Annotated[int | None, typer.Option(metavar="MIB", help="Memory for an engine to compute in.")] = None,
+    timing_cache: Annotated[Path | None, typer.Option(help="File in which --trt keeps its measurements.")] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="An engine of --trt for later versions too.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="An engine of --trt for all GPUs from Ampere on.")
+    ] = False,
+    weights: Weights = None,
+    option: Options = None,
+    untrained: Untrained = False,
+    formats: Annotated[bool, typer.Option("--formats", help="Print the table of formats, and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a network as ONNX file or TensorRT engine, and compare it with PyTorch at once.
+
+    Example: bossnet export bossnet_t0 --trt --fp16 --out deploy
+
+    Ends with exit code 3 where the file does not compute what PyTorch does, or not in the precision asked for; with 2
+    where the request cannot be met, with 1 where something fails. None of them leaves a file under its final name.
+    """
+    if formats:
+        _print_formats(as_json)
+        return
+    if model is None:
+        raise UsageError("the model is missing; for instance: bossnet export bossnet_t0 --onnx --out deploy")
+    from .graph import GraphOptions
+    from .pipeline import Request, default_opset, export_network, parse_range, tolerance_for
+    from .tensorrt import BUILDERS, EngineOptions
+
+    precision = _precision(fp16=fp16, bf16=bf16, int8=int8)
+    network = _open(model, weights, option, untrained)
+    size_range = _sizes(network, dynamic_size, sizes, input_size)
+    batches = parse_range(batch, "--batch")
+    builders = tuple(BUILDERS[name] for name, wanted in (("trt", trt), ("trt-rtx", trt_rtx)) if wanted)
+    request = Request(
+        onnx=onnx or not builders,
+        builders=builders,
+        precision=precision,
+        graph=GraphOptions(
+            batch=batches[0] if ":" not in batch else None,
+            sizes=(size_range[0], size_range[2]) if size_range else None,
+            opset=opset if opset is not None else default_opset(precision),
+            pixels=pixels,
+            softmax=softmax,
+        ),
+        engine=EngineOptions(batches, size_range, workspace, version_compatible, hardware_compatible),
+        input_size=input_size,
+        calibration=calib,
+        calibration_count=calib_n,
+        tolerance=tolerance_for(precision, tolerance, agreement),
+        timing_cache=timing_cache,
+        triton=triton,
+    )
+    _check_engine_options(request, trt=trt)
+    _print_reports(export_network(network, _name(model), out, request), as_json, triton)
+
+
+@app.command()
+def benchmark(
+    model: Annotated[str, typer.Argument(help=f"{MODEL[:-1]}; or an exported file.")],
+    formats: Annotated[
+        str, typer.Option(help="pytorch, onnx, onnx-cuda, onnx-tensorrt, trt, trt-rtx, with commas; or all.")
+    ] = "pytorch,onnx",
+    batch: Annotated[str, typer.Option(help="Images at once, with commas.")] = "1,8",
+    threads: Annotated[int, typer.Option(help="Of the CPU; 0 for all cores.")] = 0,
+    peers: Annotated[str | None, typer.Option(help="timm models to measure beside it, untrained, with commas.")] = None,
+    seconds: Annotated[float, typer.Option(help="Of measuring, for each runtime and batch size.")] = 3.0,
+    calib: Calib = None,
+    device: Annotated[str, typer.Option(help="Of an exported file: auto, cpu, cuda or tensorrt.")] = "auto",
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a Markdown table.")] = False,
+    weights: Weights = None,
+    option: Options = None,
+    untrained: Untrained = False,
+    as_json: AsJson = False,
+) -> None:
+    """Speed, size and difference to PyTorch of a network in every runtime and precision.
+
+    Example: bossnet benchmark bossnet_t0 --untrained --formats all --calib digits --threads 2
+    """
+    import dataclasses
+    import tempfile
+
+    from .benchmark import RUNTIMES, benchmark_file, benchmark_network, comma_separated, markdown
+    from .sessions import is_exported
+
+    batches = _numbers(batch)
+    if is_exported(model):
+        rows = benchmark_file(Path(model), batches=batches, device=device, threads=threads, seconds=seconds)
+    else:
+        runtimes = tuple(RUNTIMES) if formats == "all" else tuple(formats.split(","))
+        settings: dict[str, Any] = {"runtimes": runtimes, "batches": batches, "threads": threads}
+        settings |= {"calibration": calib, "seconds": seconds}
+        networks = {_name(model): _open(model, weights, option, untrained)}
+        networks |= {peer: _open(peer, None, None, True) for peer in (peers.split(",") if peers else ())}
+        rows = []
+        for name, network in networks.items():
+            console.note(f"measuring {name}")
+            with tempfile.TemporaryDirectory() as folder:
+                rows += benchmark_network(network, name, Path(folder), **settings)
+    if as_json:
+        print_json([dataclasses.asdict(row) for row in rows])
+    else:
+        print(comma_separated(rows) if as_csv else markdown(rows))
+
+
+@app.command()
+def publish(
+    model: Annotated[str, typer.Argument(help="The folder of a training run, or the name of a published model.")],
+    repo: Annotated[str, typer.Option("--repo", metavar="ORG/NAME", help="The repository on the Hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Visible to its owner alone, when created.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Add the network as ONNX.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the files, and send nothing.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the files; by default NAME-hub.")] = None,
+    weights: Annotated[str, typer.Option(help="Of a run: best, model or ema.")] = "best",
+    license: Annotated[str, typer.Option(help="Of a run's weights, in the Hub's spelling: apache-2.0.")] = "unknown",
+    as_json: AsJson = False,
+) -> None:
+    """Send a network to the Hugging Face Hub: weights, configuration, a card, and ONNX where wanted; never engines.
+
+    Example: bossnet publish runs/mine --repo my-team/flowers --onnx --dry-run
+    """
+    from .hub import upload, write_repository
+
+    folder = out or Path(f"{repo.rpartition('/')[2]}-hub")
+    publication = write_repository(model, repo, folder, weights=weights, onnx=onnx, license=license)
+    if not dry_run:
+        publication = upload(publication, repo, private=private)
+    if as_json:
+        print_json({"folder": str(folder), "files": publication.files, "url": publication.url})
+        return
+    for file in publication.files:
+        print(f"{folder / file}")
+    if publication.url is None:
+        console.note(f"nothing was sent; the same without --dry-run sends it to {repo}")
+    else:
+        print(publication.url)
+        console.note(f'next: import bossnet_zoo, timm; timm.create_model("hf-hub:{repo}", pretrained=True)')
+
+
+def _precision(**flags: bool) -> str:
+    chosen = [name for name, given in flags.items() if given]
+    if len(chosen) > 1:
+        raise UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other; export twice")
+    return chosen[0] if chosen else "fp32"
+
+
+def _open(model: str, weights: str | None, option: list[str] | None, untrained: bool) -> Any:
+    from bossnet_zoo.runs import build_model, open_model
+
+    options = parse_options(option)
+    if untrained:
+        return build_model(model, **options).eval()
+    return open_model(model, weights, **options)
+
+
+def _name(model: str) -> str:
+    """What files of a network are called: the end of a path or name, without characters that files should not have."""
+    name = Path(model).resolve().name if Path(model).exists() else model.rpartition("/")[2].rpartition(":")[2]
+    return name.removesuffix(".safetensors")
+
+
+def _sizes(network: Any, dynamic: bool, sizes: str | None, input_size: int | None) -> tuple[int, int, int] | None:
+    from .pipeline import parse_range
+
+    if sizes is not None:
+        if not dynamic:
+            raise UsageError("--sizes is the range of --dynamic-size; type both, or --input-size for one other size")
+        return parse_range(sizes, "--sizes")
+    size = input_size or network.pretrained_cfg["input_size"][-1]
+    return (size // 2, size, 2 * size) if dynamic else None
+
+
+def _check_engine_options(request: Request, *, trt: bool) -> None:
+    """An option that nothing would honour is an error."""
+    engine = request.engine
+    if engine.workspace_mib is not None and not request.builders:
+        raise UsageError("--workspace is for engines; type --trt or --trt-rtx too")
+    only_trt = {
+        "--timing-cache": request.timing_cache is not None,
+        "--version-compatible": engine.version_compatible,
+        "--hardware-compatible": engine.hardware_compatible,
+    }
+    for name, given in only_trt.items():
+        if given and not trt:
+            raise UsageError(f"{name} is for engines of TensorRT; type --trt too")
+
+
+def _numbers(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--batch {text!r} is no list of numbers; write 1,8,32")
+    return [int(part) for part in parts]
+
+
+def _print_formats(as_json: bool) -> None:
+    import dataclasses
+
+    from .formats import FORMATS
+
+    if as_json:
+        print_json([dataclasses.asdict(row) for row in FORMATS])
+        return
+    headings = [field.name for field in dataclasses.fields(FORMATS[0])]
+    rows = [headings, *(list(dataclasses.astuple(row)) for row in FORMATS)]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_reports(reports: list[ExportReport | EngineReport], as_json: bool, triton: Path | None) -> None:
+    from .report import ExportReport
+
+    if as_json:
+        print_json({"files": [report.to_json() for report in reports], "triton": str(triton) if triton else None})
+        return
+    for report in reports:
+        print(f"{report.file}  {report.bytes / 1e6:.1f} MB, {report.precision}")
+        if isinstance(report, ExportReport):
+            entries = [("noise", entry) for entry in report.parity]
+            entries += [("images", report.on_images)] if report.on_images else []
+            for what, entry in entries:
+                print(
+                    f"  {entry.batch} {what}: largest difference {entry.max_abs:.1e}, of the largest output "
+                    f"{entry.max_rel:.1e}; same best class {entry.top1_agreement:.1%}"
+                )
+        else:
+            shapes = ", ".join(" x ".join(map(str, shape)) for shape in report.profile)
+            print(f"  {report.builder}, for {report.gpu or 'RTX GPUs'}; smallest, best, largest input: {shapes}")
+            if report.reused:
+                console.note(f"{report.file} lay there already, built from the same file with the same options")
+    last = reports[-1].file
+    console.note(f"next: bossnet predict {last} IMAGE; bossnet benchmark {last}")

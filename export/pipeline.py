@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from bossnet_zoo.errors import UsageError
+from bossnet_zoo.runs import class_names_of
 
 from .formats import ENGINE_SUFFIX, engine_name, onnx_name
 from .graph import DEFAULT_OPSET, GraphOptions, Traced, trace
@@ -30,6 +31,7 @@ class Request:
         builders: packages that build engines: `tensorrt`, `tensorrt_rtx`.
         precision: `fp32`, `fp16`, `bf16` or `int8`.
         graph, engine: batch, sizes and the like.
+        input_size: pixels of a side; by default the network's own.
         calibration: images that show INT8 the range of activations, as `open_images` takes them; the comparison is made
             on others of the same source, in every precision.
         calibration_count: how many of each.
@@ -43,6 +45,7 @@ class Request:
     precision: str = "fp32"
     graph: GraphOptions = field(default_factory=GraphOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
+    input_size: int | None = None
     calibration: str | None = None
     calibration_count: int = 512
     tolerance: Tolerance | None = None
@@ -64,16 +67,13 @@ def default_opset(precision: str) -> int:
     return max(DEFAULT_OPSET, MIN_OPSET.get(precision, 0))
 
 
-def export_network(
-    model: nn.Module, name: str, out: Path, request: Request, class_names: tuple[str, ...] = ()
-) -> list[ExportReport | EngineReport]:
+def export_network(model: nn.Module, name: str, out: Path, request: Request) -> list[ExportReport | EngineReport]:
     """Write what is asked for into a folder.
 
     Args:
-        model: maps (B, C, H, W) images to (B, classes) logits.
+        model: a timm model.
         name: what the files' names begin with.
         out: the folder.
-        class_names: one per output.
 
     Raises:
         UsageError: INT8 without images, a missing package or GPU, an impossible combination.
@@ -82,7 +82,7 @@ def export_network(
     """
     if request.precision == "int8" and request.calibration is None:
         raise UsageError("--int8 needs calibration images; type --calib with a folder of images or a data set's name")
-    traced = trace(model, Metadata.of(model, class_names=class_names), request.graph)
+    traced = trace(model, _metadata(model, request.input_size), request.graph)
     calibration, images = _images(traced, request)
     reports: list[ExportReport | EngineReport] = []
     for runtime in _runtimes(request):
@@ -107,6 +107,13 @@ def export_network(
         engines = [report.file for report in reports if report.file.name.endswith(ENGINE_SUFFIX["tensorrt"])]
         write_triton(request.triton, name, engines[0] if engines else reports[0].file)
     return reports
+
+
+def _metadata(model: nn.Module, input_size: int | None) -> Metadata:
+    metadata = Metadata.of(model, class_names=class_names_of(model))
+    if input_size is None:
+        return metadata
+    return replace(metadata, input_size=(metadata.input_size[0], input_size, input_size))
 
 
 def _runtimes(request: Request) -> tuple[str, ...]:
