@@ -32,6 +32,10 @@ def search(
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the new run.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
     preset: Annotated[str, typer.Option(help="paper: the paper's settings; demo: minutes on two CPU cores.")] = "paper",
+    method: Annotated[str | None, typer.Option(help="bossnas, dna or unnas.")] = None,
+    space_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the space: base_width=8, se=true.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the search would take, and stop.")] = False,
     throughput: Annotated[float, typer.Option(help="For --dry-run: TFLOP/s of one device in practice.")] = 60.0,
     overwrite: Overwrite = False,
@@ -43,7 +47,9 @@ def search(
     num_paths: Annotated[int | None, typer.Option(help="Paths sampled in a step.")] = None,
     global_batch: Annotated[int | None, typer.Option(help="Images of a step, over all processes.")] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Images that a process takes at once.")] = None,
-    base_lr: Annotated[float | None, typer.Option(help="LARS rate at 4096 images a step.")] = None,
+    base_lr: Annotated[
+        float | None, typer.Option(help="Rate of LARS at 4096 images a step, of SGD (unnas) at 32, or of Adam (dna).")
+    ] = None,
     target_momentum: Annotated[float | None, typer.Option(help="Momentum of the moving average at the start.")] = None,
     ensemble: Annotated[
         bool | None, typer.Option("--ensemble/--no-ensemble", help="Train towards the mean target of all paths.")
@@ -57,7 +63,15 @@ def search(
     rating_images: Annotated[int | None, typer.Option(help="Most held-out images to rate on.")] = None,
     rating_part: Annotated[str | None, typer.Option(help="search-val (held out) or search-train.")] = None,
     rating_every: Annotated[int | None, typer.Option(help="Rate every so many epochs too.")] = None,
-    views: Annotated[str | None, typer.Option(help="byol or digits.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="dna: a timm name, or the folder of a training run.")] = None,
+    teacher_pretrained: Annotated[
+        bool | None,
+        typer.Option("--teacher-pretrained/--no-teacher-pretrained", help="dna: with published weights, or random."),
+    ] = None,
+    rated_per_path: Annotated[
+        int | None, typer.Option(help="unnas: architectures through each path whose accuracy is measured.")
+    ] = None,
+    views: Annotated[str | None, typer.Option(help="byol, digits, cifar or crops.")] = None,
     augment: Annotated[str | None, typer.Option(help="In workers, or on the device.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that load images.")] = None,
     device: Device = "auto",
@@ -67,17 +81,18 @@ def search(
 
     Example: bossnet search --space hytra --data digits --preset demo --out runs/search
     """
-    from dataclasses import replace
-
+    from bossnet_zoo.cli import parse_options
     from bossnet_zoo.runtime import Runtime
 
     from . import run
-    from .settings import get_preset
+    from .settings import check_options, get_preset
 
     asked: dict[str, Any] = {
         name: value
         for name, value in {
+            "method": method,
             "space": space,
+            "space_options": parse_options(space_option) or None,
             "data": data,
             "seed": seed,
             "epochs": epochs,
@@ -95,6 +110,9 @@ def search(
             "rating_images": rating_images,
             "rating_part": rating_part,
             "rating_every": rating_every,
+            "teacher": teacher,
+            "teacher_pretrained": teacher_pretrained,
+            "rated_per_path": rated_per_path,
             "views": views,
             "augment": augment,
             "workers": workers,
@@ -110,10 +128,10 @@ def search(
             raise UsageError("--resume goes on with a run as it is; leave out --out, --overwrite and --dry-run")
         settings, folder = run.resume_settings(resume, asked), resume
     else:
-        settings, folder = replace(get_preset(preset), **asked), out or Path("runs/search")
+        settings, folder = get_preset(preset, **asked), out or Path("runs/search")
         if not settings.data:
             raise UsageError("the paper's search needs images: type --data FOLDER (or --data digits --preset demo)")
-    settings.make_space()
+    check_options(settings.method, asked)
     if dry_run:
         _print_plan(settings, throughput)
         return

@@ -116,7 +116,7 @@ def start_run(
         config = {
             "format": FORMAT,
             "version": __version__,
-            "method": "bossnas",
+            "method": settings.method,
             "preset": preset,
             "space": settings.space,
             "space_options": dict(settings.space_options),
@@ -159,6 +159,8 @@ def resume_settings(run: FilePath, asked: Mapping[str, Any] | None = None) -> Se
     settings = SearchSettings.from_json(read_config(run)["settings"])
     for name, value in (asked or {}).items():
         own = getattr(settings, name)
+        if name == "space_options":
+            value = {**own, **value}
         if own != value:
             option = "--" + name.replace("_", "-")
             raise UsageError(
@@ -208,7 +210,7 @@ def _load_table(setup: Setup) -> RatingTable:
     settings = setup.settings
     meta = {
         "space_options": dict(settings.space_options),
-        "method": "bossnas",
+        "method": settings.method,
         "data": settings.data,
         "seed": settings.seed,
         "coverage": settings.coverage,

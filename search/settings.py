@@ -1,20 +1,22 @@
-"""Every setting of a search, as one frozen value, and the two presets it starts from.
+"""Every setting of a search, as one frozen value, and the presets it starts from.
 
 Sources: BossNAS (arXiv 2103.12424), section 4 and appendix A.2, and BYOL (arXiv 2006.07733) for what BossNAS takes
-over from it.
+over from it; for the methods it is compared with, DNA (arXiv 1911.13053), section 4.1, and UnNAS (arXiv 2003.12056),
+section 4.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bossnet_zoo.errors import UsageError, unknown
 from bossnet_zoo.spaces import Space, get_space
 
-REFERENCE_BATCH = 4096  # images a step at which `base_lr` is stated
+METHODS = ("bossnas", "dna", "unnas")
+REFERENCE_BATCH = {"bossnas": 4096, "unnas": 32}  # images a step at which `base_lr` is stated; Adam's is not scaled
 
 
 @dataclass(frozen=True)
@@ -22,19 +24,20 @@ class SearchSettings:
     """What a search does. Stored in the run directory; a resumed run must have the same.
 
     Attributes:
+        method: `bossnas`, `dna` or `unnas`; some of the settings below matter to some methods alone, see `OPTIONS_OF`.
         space, space_options: the search space and the fields of its dataclass.
         data: a source of images, see `bossnet_zoo.datasets.open_images`. Labels are never read.
-        views: `byol` or `digits`, the pair of augmentation pipelines.
+        views: the augmentation pipelines, one of `views.VIEWS`.
         seed: decides everything that is random.
         resolution: pixels of a view.
-        epochs, warmup_epochs: training of each block.
+        epochs, warmup_epochs: training of each block (UnNAS: of the whole supernet).
         num_paths: P, paths sampled in a step.
         global_batch: images of a step, over all processes and micro-batches.
         micro_batch: images that a process takes at once; BN statistics are taken over these.
-        base_lr: LARS rate at 4096 images a step; scaled linearly.
-        weight_decay, momentum: of LARS.
+        base_lr: learning rate, at `REFERENCE_BATCH` images a step and scaled linearly where the method has one.
+        weight_decay, momentum: of the optimiser: LARS, Adam (without momentum) or SGD.
         target_momentum: of the moving average at the start; it ends at 1.
-        hidden, projection: widths of projector and predictor.
+        hidden, projection: widths of projector and predictor; DNA compares features of width `projection`.
         ensemble: train every path towards the mean target of the step's paths; if not, towards its own.
         path_sampling: `uniform` over the legal paths, or `fair`: each candidate of a layer once per group of paths.
         own_views: each path sees its own pair of views.
@@ -43,14 +46,18 @@ class SearchSettings:
         rating_images: held-out images that paths are rated on; None for all.
         rating_part: `search-val` (held out) or `search-train`.
         rating_every: rate also every so many epochs, for the convergence plot; 0 for never.
+        teacher: DNA's: a timm name, or the folder of a training run.
+        teacher_pretrained: whether the teacher has its published weights, or is random.
+        rated_per_path: UnNAS's: architectures through each path whose accuracy is measured.
         augment: `workers` or `device`.
         workers: processes that load images.
     """
 
+    method: Literal["bossnas", "dna", "unnas"] = "bossnas"
     space: str = "hytra"
     space_options: Mapping[str, Any] = field(default_factory=dict)
     data: str = ""
-    views: Literal["byol", "digits"] = "byol"
+    views: Literal["byol", "digits", "cifar", "crops"] = "byol"
     seed: int = 0
     resolution: int = 224
     epochs: int = 20
@@ -72,20 +79,30 @@ class SearchSettings:
     rating_images: int | None = None
     rating_part: Literal["search-val", "search-train"] = "search-val"
     rating_every: int = 0
+    teacher: str = ""
+    teacher_pretrained: bool = True
+    rated_per_path: int = 4
     augment: Literal["workers", "device"] = "workers"
     workers: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "num_paths", "global_batch", "micro_batch", "resolution", "calibration_images"):
+        for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        if self.method == "bossnas" and self.views == "crops":
+            raise UsageError(
+                "views 'crops' give one view of an image, and bossnas needs two; allowed: byol, digits, cifar"
+            )
+        if self.method == "dna" and not self.teacher:
+            raise UsageError("dna needs a teacher: type --teacher resnet50, or the folder that bossnet train wrote")
 
     @property
     def learning_rate(self) -> float:
-        return self.base_lr * self.global_batch / REFERENCE_BATCH
+        reference = REFERENCE_BATCH.get(self.method)
+        return self.base_lr * self.global_batch / reference if reference else self.base_lr
 
     def make_space(self) -> Space:
         return get_space(self.space, **self.space_options)
@@ -117,18 +134,52 @@ class SearchSettings:
         return cls(**values)
 
 
+_POSITIVE = (
+    "epochs",
+    "num_paths",
+    "global_batch",
+    "micro_batch",
+    "resolution",
+    "calibration_images",
+    "rated_per_path",
+)
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "views": ("byol", "digits"),
+    "method": METHODS,
+    "views": ("byol", "digits", "cifar", "crops"),
     "path_sampling": ("uniform", "fair"),
     "coverage": ("greedy", "full"),
     "rating_part": ("search-val", "search-train"),
     "augment": ("workers", "device"),
 }
 
-# The paper's search on ImageNet: 8 GPUs x 64 images x 8 micro-batches; operations with ReLU and without squeeze-excite.
-PAPER = SearchSettings(space_options={"se": False, "act_layer": "relu"})
+# Settings that some methods do not have.
+OPTIONS_OF: dict[str, tuple[str, ...]] = {
+    "num_paths": ("bossnas", "dna"),
+    "target_momentum": ("bossnas",),
+    "ensemble": ("bossnas",),
+    "path_sampling": ("bossnas", "dna"),
+    "own_views": ("bossnas",),
+    "coverage": ("bossnas", "dna"),
+    "teacher": ("dna",),
+    "teacher_pretrained": ("dna",),
+    "rated_per_path": ("unnas",),
+}
 
-# The same search in miniature: an eighth of the width, 64 pixels, a minute or two on two CPU cores.
+
+def check_options(method: str, names: Iterable[str]) -> None:
+    """Raise `UsageError` for a setting that the method does not have."""
+    for name in names:
+        methods = OPTIONS_OF.get(name, METHODS)
+        if method not in methods:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is an option of {' and '.join(methods)}, not of {method}; leave it out"
+            )
+
+
+# --- presets: the paper's settings, and a miniature of them for a minute or two on two CPU cores
+
+# ImageNet: 8 GPUs x 64 images x 8 micro-batches; HyTra's operations with ReLU and without squeeze-excite.
+PAPER = SearchSettings(space_options={"se": False, "act_layer": "relu"})
 DEMO = replace(
     PAPER,
     space_options={"base_width": 8, "se": False, "act_layer": "relu", "num_classes": 10, "default_resolution": 64},
@@ -145,11 +196,69 @@ DEMO = replace(
     workers=0,
 )
 
-PRESETS = {"paper": PAPER, "demo": DEMO}
+# What other spaces change; CIFAR: 4 GPUs x 256 images x 4 micro-batches.
+_SPACES: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {
+        "mbconv": {"space_options": {"se": False}},
+        "nats": {
+            "space_options": {"dataset": "cifar10"},
+            "data": "cifar10",
+            "views": "cifar",
+            "resolution": 32,
+            "epochs": 30,
+            "micro_batch": 256,
+        },
+    },
+    "demo": {
+        "mbconv": {
+            "space_options": {
+                "block_layers": [2, 2, 2, 2, 2],
+                "se": False,
+                "width": 0.25,
+                "num_classes": 10,
+                "default_resolution": 32,
+            },
+            "resolution": 32,
+        },
+        "nats": {"space_options": {"widths": [8, 16, 24, 32], "default_resolution": 16}, "resolution": 16},
+    },
+}
+# What other methods change. DNA: 8 GPUs x 64 images; rates of Adam and SGD and their decay as the authors have them.
+_DNA = {"num_paths": 1, "base_lr": 0.005, "weight_decay": 1e-4, "warmup_epochs": 0}
+_UNNAS = {"num_paths": 1, "base_lr": 0.05, "weight_decay": 3e-5, "warmup_epochs": 0}
+_METHODS: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {
+        "dna": {**_DNA, "teacher": "resnet50", "views": "crops", "global_batch": 512},
+        "unnas": {**_UNNAS, "views": "crops", "epochs": 2, "global_batch": 256, "micro_batch": 32},
+    },
+    "demo": {
+        "dna": _DNA,
+        "unnas": {**_UNNAS, "rating_images": 64, "rated_per_path": 1},
+    },
+}
+_BASES = {"paper": PAPER, "demo": DEMO}
 
 
-def get_preset(name: str) -> SearchSettings:
-    """`paper` or `demo`. Raises `UsageError` for another name."""
-    if name not in PRESETS:
-        raise unknown("preset", name, PRESETS)
-    return PRESETS[name]
+def get_preset(name: str, space: str = "hytra", method: str = "bossnas", **asked: Any) -> SearchSettings:
+    """The settings of a preset, `paper` or `demo`, for a space and a method.
+
+    Args:
+        asked: settings that differ from the preset's; `space_options` are added to its own.
+
+    Raises:
+        UsageError: an unknown preset, space or method, or settings that are impossible.
+    """
+    if name not in _BASES:
+        raise unknown("preset", name, _BASES)
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    base = _BASES[name]
+    changes = {} if space == base.space else {"space": space, "space_options": {}, **_SPACES[name].get(space, {})}
+    changes |= {"method": method, **_METHODS[name].get(method, {})}
+    options = dict(changes.get("space_options", base.space_options))
+    if space == "nats" and str(asked.get("data", "")).startswith("cifar100"):
+        options["dataset"] = "cifar100"
+    options |= asked.pop("space_options", {})
+    settings = replace(base, **{**changes, "space_options": options, **asked})
+    settings.make_space()
+    return settings
