@@ -217,6 +217,8 @@ def train(
     given["recipe"] = replace(chosen, **{name: value for name, value in sizes.items() if value is not None})
     more: dict[str, Any] = {"workers": workers, "save_every": save_every, "overwrite": overwrite}
     with Runtime.open(device, precision or "auto") as runtime:
+        if not runtime.is_main:
+            console.set_quiet(True)
         result = train_network(**given, runtime=runtime, resume=resume is not None, **more)
         if not runtime.is_main:
             return

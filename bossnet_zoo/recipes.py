@@ -227,8 +227,9 @@ _SMOKE: dict[str, dict[str, Any]] = {
         "crop_pct": 1.0,
     },
     "finetune": {
-        "epochs": 4,
-        "global_batch": 64,
+        "epochs": 6,
+        "global_batch": 16,
+        "lr_batch": 16,
         "image_size": 64,
         "warmup_epochs": 1,
         "ema_decay": 0.98,

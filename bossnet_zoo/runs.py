@@ -18,6 +18,7 @@ from .spaces import Arch, HyTraArch, MBConvArch, NatsArch, parse_arch
 
 WEIGHTS = {"best": "best.safetensors", "model": "last.safetensors", "ema": "last_ema.safetensors"}
 _GENERIC_NAMES = {HyTraArch: "hytra", MBConvArch: "mbconv", NatsArch: "nats_size"}
+LOCAL = "local-dir:"  # timm's prefix of a folder with config.json and model.safetensors
 _SPACE_PREFIXES = ("hytra:", "mbconv:", "nats:")
 
 
@@ -37,7 +38,7 @@ def resolve_model(model: str | Arch, options: Mapping[str, Any] | None = None) -
     options = dict(options or {})
     if not isinstance(model, str):
         return _GENERIC_NAMES[type(model)], {"arch": str(model), **options}
-    if is_model(model) or model.startswith(("hf-hub:", "local-dir:")):
+    if is_model(model) or model.startswith(("hf-hub:", LOCAL)):
         return model, options
     for prefix in _SPACE_PREFIXES:
         model = model.removeprefix(prefix)
@@ -62,6 +63,24 @@ def build_model(
         if "unexpected keyword argument" not in str(error):
             raise
         raise UsageError(f"{name} has no such option: {error}") from error
+
+
+def read_folder(model: str, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """The name and arguments behind `local-dir:FOLDER`, as `resolve_model` gives them; classes are the user's own.
+
+    Raises:
+        UsageError: there is no such folder, or it holds no network.
+    """
+    config = load_json(Path(model.removeprefix(LOCAL)) / "config.json", "network's description")
+    if "architecture" not in config:
+        raise UsageError(f"{model} holds no network in timm's form; bossnet extract and bossnet publish write one")
+    arguments = {key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"}
+    return resolve_model(config["architecture"], arguments | dict(options or {}))
+
+
+def weights_in(model: str) -> Path:
+    """The file of weights of `local-dir:FOLDER`."""
+    return Path(model.removeprefix(LOCAL)) / "model.safetensors"
 
 
 def is_run(path: str | Path) -> bool:

@@ -29,10 +29,10 @@ from .errors import BossNetError
 from .evaluate import measure_accuracy, preprocessing_of
 from .loading import Plan, count_workers, load
 from .recipes import Recipe
-from .runs import WEIGHTS, build_model, load_initial, resolve_model
+from .runs import LOCAL, WEIGHTS, build_model, load_initial, read_folder, resolve_model, weights_in
 from .runtime import Runtime
 from .spaces import Arch
-from .training_run import State, keep_metrics_before, open_board, open_folder, save_epoch_weights, write_board
+from .training_run import STATE, State, keep_metrics_before, open_board, open_folder, save_epoch_weights, write_board
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,12 @@ def train(
     images, test_images = (open_images(data, part, strict=strict_images) for part in parts)
     num_classes = _count_classes(images, test_images)
     name, options = resolve_model(model, model_options)
+    if name.startswith(LOCAL):  # the run shall outlive the folder
+        init = weights_in(name) if pretrained else init
+        (name, options), pretrained = read_folder(name, options), False
+    begun = resume and (out / STATE).exists()
     seed_everything(seed)
-    network = _build(name, options, recipe, num_classes, pretrained, init)
+    network = _build(name, options, recipe, num_classes, pretrained and not begun, None if begun else init)
     network = network.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     preprocessing = preprocessing_of(network, recipe.image_size)
     preprocessing |= {"crop_pct": recipe.crop_pct} if recipe.crop_pct else {}
@@ -136,7 +140,7 @@ def train(
     if runtime.is_main:
         open_folder(out, settings | _description(job, network), resume, overwrite)
     runtime.barrier()
-    state = _begin(job, network, resume)
+    state = _begin(job, network, begun)
     board = open_board(out, state.epoch) if tensorboard and runtime.is_main else None
     _run(job, state, board)
     return _finish(job, state)
@@ -160,7 +164,7 @@ def _run(job: Job, state: State, board: Any) -> None:
             state.ema.update(state.model, number + 1)
             state.step, state.loss_sum = step + 1, state.loss_sum + loss
             if state.step % job.save_every == 0 and state.step < plan.steps and runtime.is_main:
-                state.save(job.out / "state.pt")
+                state.save(job.out / STATE)
         speed = len(steps) * plan.global_batch / (time.perf_counter() - start)
         record = _test(job, state) | {"images_per_second": speed, "seconds": time.perf_counter() - start}
         state.seconds += record["seconds"]
@@ -171,7 +175,7 @@ def _run(job: Job, state: State, board: Any) -> None:
                 write_board(board, record)
         state.last, state.epoch, state.step, state.loss_sum = record, state.epoch + 1, 0, 0.0
         if runtime.is_main:
-            state.save(job.out / "state.pt")
+            state.save(job.out / STATE)
             _report(job, record)
 
 
@@ -278,13 +282,12 @@ def _description(job: Job, network: nn.Module) -> dict[str, Any]:
     }
 
 
-def _begin(job: Job, network: nn.Module, resume: bool) -> State:
+def _begin(job: Job, network: nn.Module, begun: bool) -> State:
     """Network, moving average and optimiser as they are at the beginning, or where a run was left."""
     ema, optimizer = recipe_parts.moving_average(job.recipe, network), recipe_parts.optimizer(job.recipe, network)
     state = State(network, ema, optimizer)
-    checkpoint = job.out / "state.pt"
-    if resume and checkpoint.exists():  # a run killed in its first epoch may have none yet
-        state.load(checkpoint)
+    if begun:  # a run killed in its first epoch may have no state yet
+        state.load(job.out / STATE)
     if job.runtime.is_main:
         keep_metrics_before(job.out, state.epoch)
         _announce(job, state)

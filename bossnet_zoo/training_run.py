@@ -24,8 +24,9 @@ from .checkpoint import load_json, load_state, read_jsonl, save_json, save_state
 from .errors import UsageError
 from .runs import WEIGHTS
 
+STATE = "state.pt"
 _FREE = ("version", "runtime")  # a run may be resumed by another version, or on another device
-_FILES = ("config.json", "metrics.jsonl", "summary.json", "state.pt", "state.pt.sha256", *WEIGHTS.values())
+_FILES = ("config.json", "metrics.jsonl", "summary.json", STATE, f"{STATE}.sha256", *WEIGHTS.values())
 _PLAIN = ("epoch", "step", "loss_sum", "seconds", "best_top1", "best_epoch", "last")
 
 

@@ -219,6 +219,15 @@ def test_shards_are_read_by_index(tmp_path):
     assert images.labels == [0, 1, 2, 0, 1, 2]
 
 
+def test_shards_that_webdataset_wrote_are_read(tmp_path):
+    webdataset = pytest.importorskip("webdataset")
+    with webdataset.TarWriter(str(tmp_path / "0.tar")) as writer:
+        for number in range(3):
+            writer.write({"__key__": f"a/{number:03}", "png": picture(number), "cls": 2 - number})
+    images = open_images(f"{tmp_path}/0.tar", "all")
+    assert (red(images), images.labels) == ([0, 1, 2], [2, 1, 0])
+
+
 def test_shards_in_a_tree_are_used_as_divided(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "test").mkdir()

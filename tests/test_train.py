@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -476,6 +477,27 @@ def test_a_classifier_for_other_classes_begins_fresh_and_the_rest_does_not(whole
     assert "begin fresh: fc.weight, fc.bias" in capsys.readouterr().err
 
 
+def test_training_begins_with_an_extracted_network_and_outlives_its_folder(folder, whole, tmp_path):
+    from timm.models._hub import save_config_for_hf
+
+    source = tmp_path / "warm"
+    source.mkdir()
+    network, _ = load_run(whole, "model")
+    (source / "model.safetensors").write_bytes((whole / "last.safetensors").read_bytes())
+    save_config_for_hf(network, str(source / "config.json"), model_args={"arch": ARCH, **OPTIONS})
+    frozen = replace(TINY, epochs=1, lr=0.0, min_lr=0.0, warmup_epochs=0)
+    out = tmp_path / "run"
+    options = {"pretrained": True, "tensorboard": False}
+    train(f"local-dir:{source}", str(folder), frozen, out, CPU, **options)
+    shutil.rmtree(source)
+    loaded, config = load_run(out, "model")
+    assert config["model"] == "hytra"
+    assert config["model_options"].items() >= {"arch": ARCH, **OPTIONS}.items()
+    assert torch.equal(loaded.fc.weight, network.fc.weight)
+    resumed = {**training.arguments_of(config), "out": out, "runtime": CPU, "tensorboard": False}
+    assert train(**resumed, resume=True).top1 == load_json(out / "summary.json")["top1"]
+
+
 def test_weights_of_another_network_are_refused(folder, whole, tmp_path):
     with pytest.raises(CheckpointError, match="does not fit"):
         fit(folder, tmp_path / "run", init=whole / "last.safetensors", model_options={"base_width": 8})
@@ -490,8 +512,6 @@ def test_training_without_labels_is_an_error(tmp_path):
 
 
 def test_unreadable_images_are_counted_in_the_summary(folder, tmp_path, capsys):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     (copy / "train" / "dark" / "3.png").write_text("no image")
