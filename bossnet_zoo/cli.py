@@ -111,7 +111,9 @@ def list_models(
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="A timm name (bossnet_t0), or an architecture (4c-8c-16ca-32ac).")],
+    model: Annotated[
+        str, typer.Argument(help="A timm name, an architecture (4c-8c-16ca-32ac), or a run to begin from.")
+    ],
     resolution: Annotated[int | None, typer.Option(help="Pixels at which multiply-adds are counted.")] = None,
     as_json: AsJson = False,
 ) -> None:

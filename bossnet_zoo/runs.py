@@ -19,6 +19,7 @@ from .spaces import Arch, HyTraArch, MBConvArch, NatsArch, parse_arch
 WEIGHTS = {"best": "best.safetensors", "model": "last.safetensors", "ema": "last_ema.safetensors"}
 _GENERIC_NAMES = {HyTraArch: "hytra", MBConvArch: "mbconv", NatsArch: "nats_size"}
 LOCAL = "local-dir:"  # timm's prefix of a folder with config.json and model.safetensors
+LOCAL_WEIGHTS = "model.safetensors"
 _SPACE_PREFIXES = ("hytra:", "mbconv:", "nats:")
 
 
@@ -65,24 +66,6 @@ def build_model(
         raise UsageError(f"{name} has no such option: {error}") from error
 
 
-def read_folder(model: str, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-    """The name and arguments behind `local-dir:FOLDER`, as `resolve_model` gives them; classes are the user's own.
-
-    Raises:
-        UsageError: there is no such folder, or it holds no network.
-    """
-    config = load_json(Path(model.removeprefix(LOCAL)) / "config.json", "network's description")
-    if "architecture" not in config:
-        raise UsageError(f"{model} holds no network in timm's form; bossnet extract and bossnet publish write one")
-    arguments = {key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"}
-    return resolve_model(config["architecture"], arguments | dict(options or {}))
-
-
-def weights_in(model: str) -> Path:
-    """The file of weights of `local-dir:FOLDER`."""
-    return Path(model.removeprefix(LOCAL)) / "model.safetensors"
-
-
 def is_run(path: str | Path) -> bool:
     """Whether `path` is a training run, or a file in one."""
     path = Path(path)
@@ -107,6 +90,34 @@ def load_config(path: str | Path) -> dict[str, Any]:
             f"an extracted or published network is opened as local-dir:{file.parent}"
         )
     return config
+
+
+def find_origin(
+    model: str | Arch, options: Mapping[str, Any] | None = None, pretrained: bool = False
+) -> tuple[str, dict[str, Any], Path | None]:
+    """What `resolve_model` gives, and the file of weights to begin with where `model` is a folder that has one.
+
+    Folders are a training run, whose best weights it is, and `local-dir:FOLDER` in timm's form, whose weights it is if
+    `pretrained`. The name and arguments are those that the folder tells of, so that what is made of them outlives it.
+
+    Raises:
+        UsageError: neither a known name, an architecture nor a folder with a network.
+    """
+    options = dict(options or {})
+    if not isinstance(model, str):
+        return *resolve_model(model, options), None
+    if is_run(model):
+        config, path = load_config(model), Path(model)
+        weights = path / WEIGHTS["best"] if path.is_dir() else path
+        return config["model"], config["model_options"] | options, weights
+    if model.startswith(LOCAL):
+        folder = Path(model.removeprefix(LOCAL))
+        config = load_json(folder / "config.json", "network's description")
+        arguments = {key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"}
+        return *resolve_model(
+            config["architecture"], arguments | options
+        ), folder / LOCAL_WEIGHTS if pretrained else None
+    return *resolve_model(model, options), None
 
 
 def load_run(path: str | Path, weights: str = "best") -> tuple[nn.Module, dict[str, Any]]:

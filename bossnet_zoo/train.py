@@ -29,7 +29,7 @@ from .errors import BossNetError
 from .evaluate import measure_accuracy, preprocessing_of
 from .loading import Plan, count_workers, load
 from .recipes import Recipe
-from .runs import LOCAL, WEIGHTS, build_model, load_initial, read_folder, resolve_model, weights_in
+from .runs import WEIGHTS, build_model, find_origin, load_initial
 from .runtime import Runtime
 from .spaces import Arch
 from .training_run import STATE, State, keep_metrics_before, open_board, open_folder, save_epoch_weights, write_board
@@ -98,7 +98,8 @@ def train(
     """Train a network, and measure it and the moving average of its weights after every epoch.
 
     Args:
-        model, model_options: a timm name or an architecture, and further arguments of the network.
+        model, model_options: a timm name or an architecture, and further arguments of the network; or another run's
+            folder, to begin with its network and best weights.
         data, parts: as for `open_images`; the parts to train on and to measure accuracy on.
         recipe: how.
         out: the run's folder.
@@ -122,10 +123,9 @@ def train(
     """
     images, test_images = (open_images(data, part, strict=strict_images) for part in parts)
     num_classes = _count_classes(images, test_images)
-    name, options = resolve_model(model, model_options)
-    if name.startswith(LOCAL):  # the run shall outlive the folder
-        init = weights_in(name) if pretrained else init
-        (name, options), pretrained = read_folder(name, options), False
+    name, options, own_weights = find_origin(model, model_options, pretrained)
+    if own_weights is not None:
+        init, pretrained = init or own_weights, False
     begun = resume and (out / STATE).exists()
     seed_everything(seed)
     network = _build(name, options, recipe, num_classes, pretrained and not begun, None if begun else init)

@@ -477,6 +477,15 @@ def test_a_classifier_for_other_classes_begins_fresh_and_the_rest_does_not(whole
     assert "begin fresh: fc.weight, fc.bias" in capsys.readouterr().err
 
 
+def test_training_begins_with_another_run(folder, whole, tmp_path):
+    frozen = replace(TINY, epochs=1, lr=0.0, min_lr=0.0, warmup_epochs=0)
+    train(str(whole), str(folder), frozen, tmp_path / "run", CPU, tensorboard=False)
+    trained, config = load_run(tmp_path / "run", "model")
+    assert config["model_options"] == {"arch": ARCH, **OPTIONS}
+    assert config["init"] == str(whole / "best.safetensors")
+    assert torch.equal(trained.fc.weight, load_file(whole / "best.safetensors")["fc.weight"])
+
+
 def test_training_begins_with_an_extracted_network_and_outlives_its_folder(folder, whole, tmp_path):
     from timm.models._hub import save_config_for_hf
 
