@@ -111,9 +111,7 @@ def list_models(
 
 @app.command()
 def info(
-    model: Annotated[
-        str, typer.Argument(help="A timm name, an architecture (4c-8c-16ca-32ac), or a run to begin from.")
-    ],
+    model: Annotated[str, typer.Argument(help="A timm name (bossnet_t0), or an architecture (4c-8c-16ca-32ac).")],
     resolution: Annotated[int | None, typer.Option(help="Pixels at which multiply-adds are counted.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -162,7 +160,7 @@ def space(
 @app.command()
 def train(
     model: Annotated[
-        str | None, typer.Argument(help="A timm name (bossnet_t0), or an architecture (4c-8c-16ca-32ac).")
+        str | None, typer.Argument(help="A timm name, an architecture (4c-8c-16ca-32ac), or a run to begin from.")
     ] = None,
     data: Data = None,
     recipe: Annotated[str | None, typer.Option(help="bossnet-t, bossnet-m or finetune.")] = None,

@@ -113,6 +113,8 @@ def find_origin(
     if model.startswith(LOCAL):
         folder = Path(model.removeprefix(LOCAL))
         config = load_json(folder / "config.json", "network's description")
+        if "architecture" not in config:
+            raise UsageError(f"{folder} holds no network in timm's form; bossnet extract and bossnet publish write one")
         arguments = {key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"}
         return *resolve_model(
             config["architecture"], arguments | options
