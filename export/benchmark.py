@@ -47,7 +47,7 @@ class Row:
         model: its name.
         runtime: one of `RUNTIMES`.
         precision: `fp32`, `fp16` or `int8`.
-        batch: images at once.
+        batch: images at once; None in a row without figures.
         median_ms, p90_ms: of one batch; 9 in 10 take no longer than p90.
         images_per_second: at the median.
         megabytes: of the file; of PyTorch, of the weights.
@@ -59,7 +59,7 @@ class Row:
     model: str
     runtime: str
     precision: str
-    batch: int
+    batch: int | None = None
     median_ms: float | None = None
     p90_ms: float | None = None
     images_per_second: float | None = None
@@ -106,18 +106,16 @@ def benchmark_network(
             sessions[key] = candidates.open(*key)
         except BossNetError as error:
             failed[key] = str(error)
-    rows = []
+    rows = [Row(name, *key, note=reason) for key, reason in failed.items()]
+    parity = {key: candidates.compare(session) for key, session in sessions.items()}
     for batch in batches:
         images = candidates.images(batch)
         times = measure_in_turn({key: _call(session, images) for key, session in sessions.items()}, seconds)
-        for key in sessions.keys() | failed.keys():
-            row = Row(name, *key, batch, note=failed.get(key, ""))
-            if key in sessions:
-                row = replace(row, **_figures(times[key], batch), **candidates.compare(sessions[key]))
-                row = replace(row, megabytes=candidates.megabytes[key], note=sessions[key].runtime)
-            rows.append(row)
+        for key, session in sessions.items():
+            row = Row(name, *key, batch, megabytes=candidates.megabytes[key], note=session.runtime)
+            rows.append(replace(row, **_figures(times[key], batch), **parity[key]))
     order = {key: place for place, key in enumerate((r, p) for r, ps in RUNTIMES.items() for p in ps)}
-    return sorted(rows, key=lambda row: (order[row.runtime, row.precision], row.batch))
+    return sorted(rows, key=lambda row: (order[row.runtime, row.precision], row.batch or 0))
 
 
 def benchmark_file(path: Path, *, batches: Sequence[int], device: str, threads: int, seconds: float) -> list[Row]:
@@ -240,7 +238,7 @@ FORMS = {
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    lines = [" | ".join(HEADINGS.values()), "|".join("---" for _ in HEADINGS)]
+    lines = [" | ".join(HEADINGS.values()), " | ".join("---" for _ in HEADINGS)]
     for row in rows:
         values = dataclasses.asdict(row)
         cells = ["" if (value := values[key]) is None else FORMS.get(key, "{}").format(value) for key in HEADINGS]

@@ -158,7 +158,7 @@ def benchmark(
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
     else:
-        print(comma_separated(rows) if as_csv else markdown(rows))
+        print(comma_separated(rows) if as_csv else markdown(rows), end="" if as_csv else "\n")
 
 
 @app.command()

@@ -120,7 +120,7 @@ def write_onnx(
 def open_runtime(
     source: Path | bytes,
     *,
-    providers: Sequence[str] = ("CPUExecutionProvider",),
+    providers: Sequence[Any] = ("CPUExecutionProvider",),
     exact: bool = False,
     threads: int = 0,
 ) -> Any:
@@ -128,7 +128,7 @@ def open_runtime(
 
     Args:
         source: a file, or its content.
-        providers: what runs it, in order of preference.
+        providers: what runs it, in order of preference: names, or names with settings.
         exact: compute quantised graphs in float32 operators, as they are written. (8-bit kernels of CPUs without VNNI
             saturate on TensorRT's files.)
         threads: for one operator; 0 for all cores.

@@ -130,9 +130,11 @@ class OnnxSession:
     """An ONNX file in ONNX Runtime."""
 
     def __init__(self, path: Path, device: str = "auto", *, threads: int = 0):
-        providers = _providers(device)
-        self.session = open_runtime(path, providers=providers, threads=threads)
-        check_providers(self.session.get_providers(), providers)
+        providers, settings = _providers(device)
+        available = need("onnxruntime", "onnx").get_available_providers()
+        check_providers(available, providers, available)
+        self.session = open_runtime(path, providers=list(zip(providers, settings, strict=True)), threads=threads)
+        check_providers(self.session.get_providers(), providers, available)
         self.metadata = Metadata.read(self.session.get_modelmeta().custom_metadata_map, path)
         if self.metadata.runtime == "tensorrt" and device != "tensorrt":
             raise UsageError(
@@ -152,23 +154,27 @@ class OnnxSession:
             ) from error
 
 
-def _providers(device: str) -> tuple[str, ...]:
-    if device == "auto":
+def _providers(device: str) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """The providers that a device stands for, and the settings of each."""
+    kind, _, index = device.partition(":")
+    if kind == "auto":
         available = need("onnxruntime", "onnx").get_available_providers()
-        device = "cuda" if gpu_name() and "CUDAExecutionProvider" in available else "cpu"
-    if device not in PROVIDERS:
-        raise unknown("device", device, ("auto", *PROVIDERS))
-    return PROVIDERS[device]
+        kind = "cuda" if gpu_name() and "CUDAExecutionProvider" in available else "cpu"
+    if kind not in PROVIDERS or (index and (kind == "cpu" or not index.isdigit())):
+        raise unknown("device", device, ("auto", *PROVIDERS, "cuda:1"))
+    on_gpu = {"device_id": index} if index else {}
+    return PROVIDERS[kind], [{} if name.startswith("CPU") else on_gpu for name in PROVIDERS[kind]]
 
 
-def check_providers(given: Sequence[str], asked: Sequence[str]) -> None:
+def check_providers(given: Sequence[str], asked: Sequence[str], installed: Sequence[str]) -> None:
     """Raise `BossNetError` where ONNX Runtime does not run on what was asked for: it falls back in silence."""
-    missing = [name for name in asked if name not in given]
-    if missing:
+    for name in asked:
+        if name in given:
+            continue
+        why = "its libraries cannot be loaded" if name in installed else "this build of ONNX Runtime does not have it"
         raise BossNetError(
-            f"{missing[0]} was asked for and ONNX Runtime runs on {', '.join(given)} instead: the provider is not "
-            "installed, or its libraries cannot be loaded; type: pip uninstall onnxruntime, then pip install "
-            '"bossnet-zoo[onnx-gpu]"; or choose --device cpu'
+            f"{name} was asked for and ONNX Runtime would run on {', '.join(given)} instead: {why}; choose --device "
+            'cpu, or type: pip uninstall onnxruntime, then pip install "bossnet-zoo[onnx-gpu]"'
         )
 
 

@@ -43,10 +43,10 @@ def trained(name: str = "test_bossnet_t") -> nn.Module:
     images, labels = digits()
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=10)
-    epochs, batch = 4, 32
+    epochs, batch = 4, 64
     optimizer = torch.optim.AdamW(model.parameters())
     steps = epochs * -(-1300 // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=8e-3, total_steps=steps)
     for _ in range(epochs):
         for chosen in torch.randperm(1300).split(batch):
             loss = nn.functional.cross_entropy(model(images[chosen]), labels[chosen])

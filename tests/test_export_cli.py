@@ -1,0 +1,266 @@
+"""The commands export and benchmark: what they print, write and refuse; Triton's repository."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from exporting import calibration, traced, trained
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from typer.testing import CliRunner
+
+from bossnet_zoo.cli import main
+from bossnet_zoo.errors import UsageError
+from bossnet_zoo.export import benchmark, pipeline
+from bossnet_zoo.export.cli import app
+from bossnet_zoo.export.formats import FORMATS
+from bossnet_zoo.export.images import calibration_batches
+from bossnet_zoo.export.onnx import write_onnx
+from bossnet_zoo.export.pipeline import parse_range
+from bossnet_zoo.export.tensorrt import build_engine, side_car
+from bossnet_zoo.export.triton import write_triton
+
+TINY = ["test_bossnet_t", "--untrained", "--option", "num_classes=10"]
+
+
+def call(*arguments: str):
+    """The result of a command; a user's mistake is raised as it is."""
+    result = CliRunner().invoke(app, [*arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture
+def traced_once(monkeypatch):
+    """The commands with the trained network in place of the one they would open and trace."""
+    requests = []
+
+    def trace(model, metadata, options):
+        requests.append((metadata, options))
+        return traced(options.opset)
+
+    monkeypatch.setattr(pipeline, "trace", trace)
+    monkeypatch.setattr(benchmark, "trace", trace)
+    model = copy.deepcopy(trained())
+    model.pretrained_cfg |= {"input_size": (3, 32, 32)}
+    monkeypatch.setattr("bossnet_zoo.runs.build_model", lambda *_, **__: model)
+    return requests
+
+
+def test_export_prints_files_and_differences(tmp_path):
+    result = call("export", *TINY, "--out", str(tmp_path), "--input-size", "32")
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"{tmp_path / 'test_bossnet_t.onnx'}  ")
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["1 noise", "2 noise", "8 noise"]
+    assert f"next: bossnet predict {tmp_path / 'test_bossnet_t.onnx'} IMAGE" in result.stderr
+
+
+def test_export_in_int8_writes_one_file_for_each_runtime(tmp_path, traced_once):
+    arguments = ("--int8", "--calib", "digits", "--calib-n", "64", "--onnx", "--trt-rtx", "--agreement", "0")
+    result = call("export", *TINY, *arguments, "--out", str(tmp_path), "--json")
+    names = [entry["file"] for entry in json.loads(result.stdout)["files"]]
+    assert names == [f"test_bossnet_t.int8.{end}" for end in ("ort.onnx", "trt.onnx", "rtx.engine")]
+    about = json.loads(side_car(tmp_path / names[2]).read_text())
+    assert about["onnx"] == "test_bossnet_t.int8.trt.onnx"
+    assert about["metadata"]["precision"] == "int8"
+
+
+def test_options_reach_the_graph_and_the_engine(tmp_path, traced_once):
+    arguments = ("--dynamic-size", "--sizes", "32:64:96", "--opset", "20", "--softmax", "--pixels", "--batch", "1:2:4")
+    call("export", *TINY, *arguments, "--fp16", "--out", str(tmp_path))
+    (metadata, options) = traced_once[0]
+    assert (options.batch, options.sizes, options.softmax, options.pixels) == (None, (32, 96), True, True)
+    assert metadata.class_names[3] == "class 3"
+
+
+def test_a_second_export_reuses_the_engine(tmp_path, traced_once):
+    arguments = ("export", *TINY, "--trt-rtx", "--out", str(tmp_path), "--json")
+    reused = [json.loads(call(*arguments).stdout)["files"][-1]["reused"] for _ in range(2)]
+    assert reused == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--int8"], "--int8 needs calibration images; type --calib"),
+        (["--fp16", "--int8"], "--fp16 and --int8 exclude each other"),
+        (["--opset", "17"], "opset 17 is out of range; allowed: 18 to 25"),
+        (["--bf16", "--opset", "20"], "--bf16 needs opset 22 or later"),
+        (["--batch", "8:1"], "--batch '8:1' is no number and no range"),
+        (["--batch", "8:4:1"], "batch 8:4:1 does not rise"),
+        (["--batch", "0"], "does not rise|0 is not possible"),
+        (["--sizes", "32:64:96"], "--sizes is the range of --dynamic-size"),
+        (["--timing-cache", "x"], "--timing-cache is for engines of TensorRT; type --trt too"),
+        (["--workspace", "64"], "--workspace is for engines"),
+        (["--calib", "no-such-folder", "--int8"], "no-such-folder"),
+    ],
+)
+def test_requests_that_cannot_be_met_are_refused(tmp_path, traced_once, arguments, message):
+    with pytest.raises(UsageError, match=message) as error:
+        call("export", *TINY, *arguments, "--out", str(tmp_path))
+    assert error.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exit_code_3_when_the_file_computes_something_else(tmp_path, traced_once, monkeypatch, capsys):
+    arguments = ["bossnet", "export", *TINY, "--tolerance", "1e-12", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 3
+    assert "error: test_bossnet_t.onnx in ONNX Runtime differs from PyTorch by" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_formats_lists_every_format():
+    lines = call("export", "--formats").stdout.splitlines()
+    assert len(lines) == 1 + len(FORMATS)
+    assert [line.split("  ")[0] for line in lines[1:]] == [row.name for row in FORMATS]
+    assert json.loads(call("export", "--formats", "--json").stdout)[0]["precisions"] == "fp32, fp16"
+
+
+def test_ranges():
+    assert parse_range("8", "--batch") == (8, 8, 8)
+    assert parse_range("1:8:64", "--batch") == (1, 8, 64)
+
+
+# --- benchmark
+
+
+def test_benchmark_measures_what_runs_and_says_why_the_rest_does_not(traced_once, monkeypatch):
+    monkeypatch.setattr(benchmark, "gpu_name", lambda: None)
+    arguments = ("--formats", "all", "--batch", "1,2", "--seconds", "0", "--calib", "digits")
+    rows = json.loads(call("benchmark", *TINY, *arguments, "--json").stdout)
+    measured = {(row["runtime"], row["precision"], row["batch"]) for row in rows if row["median_ms"]}
+    on_cpu = [("pytorch", "fp32"), ("onnx", "fp32"), ("onnx", "fp16"), ("onnx", "int8")]
+    assert measured == {(*key, batch) for key in on_cpu for batch in (1, 2)}
+    assert {row["note"] for row in rows if not row["median_ms"]} == {
+        "needs a GPU, and this machine has none that works"
+    }
+    for row in rows:
+        if row["median_ms"]:
+            assert row["p90_ms"] >= row["median_ms"]
+            assert row["images_per_second"] == pytest.approx(1e3 * row["batch"] / row["median_ms"])
+
+
+def test_benchmark_of_a_file_prints_csv_and_markdown(tmp_path):
+    write_onnx(traced(), tmp_path / "net.onnx")
+    arguments = ("benchmark", str(tmp_path / "net.onnx"), "--batch", "3", "--seconds", "0")
+    (row,) = csv.DictReader(io.StringIO(call(*arguments, "--csv").stdout))
+    assert (row["runtime"], row["precision"], row["batch"], row["note"]) == ("onnx", "fp32", "3", "ONNX Runtime, CPU")
+    table = call(*arguments).stdout.splitlines()
+    assert len(table) == 3
+    assert {line.count("|") for line in table} == {12}
+
+
+def test_unknown_runtimes_and_batches_are_refused():
+    with pytest.raises(UsageError, match="unknown runtime 'onxx'; did you mean onnx"):
+        call("benchmark", *TINY, "--formats", "onxx")
+    with pytest.raises(UsageError, match="'1:8' is no list of numbers"):
+        call("benchmark", *TINY, "--batch", "1:8")
+
+
+def test_runtimes_are_measured_in_turn():
+    calls = []
+    times = benchmark.measure_in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 0.0)
+    assert "".join(calls) == "aabb" + "ab" * 5
+    assert {name: len(values) for name, values in times.items()} == {"a": 5, "b": 5}
+
+
+# --- Triton
+
+
+def triton_config(text: str):
+    """A config.pbtxt, read by protobuf against the part of Triton's schema (model_config.proto) that is used here."""
+    file = descriptor_pb2.FileDescriptorProto(name="model_config.proto", package="inference", syntax="proto3")
+    kinds = descriptor_pb2.FieldDescriptorProto
+    data_type = file.enum_type.add(name="DataType")
+    for number, name in ((0, "TYPE_INVALID"), (2, "TYPE_UINT8"), (11, "TYPE_FP32")):
+        data_type.value.add(name=name, number=number)
+
+    def message(name: str, *fields: tuple) -> None:
+        target = file.message_type.add(name=name)
+        for number, field, kind, repeated, type_name in fields:
+            label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
+            target.field.add(name=field, number=number, type=kind, label=label, type_name=type_name)
+
+    tensor = (
+        (1, "name", kinds.TYPE_STRING, False, None),
+        (2, "data_type", kinds.TYPE_ENUM, False, ".inference.DataType"),
+        (3, "dims", kinds.TYPE_INT64, True, None),
+    )
+    message("ModelInput", *tensor)
+    message("ModelOutput", *tensor, (4, "label_filename", kinds.TYPE_STRING, False, None))
+    message("ModelDynamicBatching")
+    message(
+        "ModelConfig",
+        (1, "name", kinds.TYPE_STRING, False, None),
+        (17, "backend", kinds.TYPE_STRING, False, None),
+        (8, "default_model_filename", kinds.TYPE_STRING, False, None),
+        (4, "max_batch_size", kinds.TYPE_INT32, False, None),
+        (5, "input", kinds.TYPE_MESSAGE, True, ".inference.ModelInput"),
+        (6, "output", kinds.TYPE_MESSAGE, True, ".inference.ModelOutput"),
+        (11, "dynamic_batching", kinds.TYPE_MESSAGE, False, ".inference.ModelDynamicBatching"),
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    config = message_factory.GetMessageClass(pool.FindMessageTypeByName("inference.ModelConfig"))()
+    return text_format.Parse(text, config)
+
+
+def test_triton_repository_of_an_onnx_file(tmp_path):
+    write_onnx(traced(), tmp_path / "net.onnx")
+    folder = write_triton(tmp_path / "triton", "digits", tmp_path / "net.onnx")
+    config = triton_config((folder / "config.pbtxt").read_text())
+    assert (config.name, config.backend, config.max_batch_size) == ("digits", "onnxruntime", 64)
+    assert (config.input[0].name, list(config.input[0].dims), config.input[0].data_type) == ("input", [3, 32, 32], 11)
+    assert (config.output[0].name, list(config.output[0].dims)) == ("logits", [10])
+    assert (folder / config.output[0].label_filename).read_text().split() == list("0123456789")
+    served = folder / "1" / config.default_model_filename
+    assert served.read_bytes() == (tmp_path / "net.onnx").read_bytes()
+
+
+def test_triton_gets_engines_of_tensorrt_alone(tmp_path):
+    write_onnx(traced(), tmp_path / "net.onnx")
+    build_engine(tmp_path / "net.onnx", tmp_path / "net.engine")
+    with pytest.raises(UsageError, match="Triton loads engines of --trt"):
+        write_triton(tmp_path / "triton", "digits", tmp_path / "net.engine")
+    about = json.loads(side_car(tmp_path / "net.engine").read_text())
+    side_car(tmp_path / "net.engine").write_text(json.dumps({**about, "builder": "tensorrt"}))
+    folder = write_triton(tmp_path / "triton", "digits", tmp_path / "net.engine")
+    config = triton_config((folder / "config.pbtxt").read_text())
+    assert (config.backend, config.max_batch_size, list(config.output[0].dims)) == ("tensorrt", 64, [10])
+    assert (folder / "1" / config.default_model_filename).suffix == ".plan"
+
+
+def test_triton_refuses_the_file_that_is_meant_for_a_builder(tmp_path):
+    write_onnx(traced(), tmp_path / "net.onnx", "int8", runtime="tensorrt", calibration=calibration(32))
+    with pytest.raises(UsageError, match="is for TensorRT to build an engine from"):
+        write_triton(tmp_path / "triton", "digits", tmp_path / "net.onnx")
+
+
+def test_a_fixed_batch_is_part_of_tritons_shape(tmp_path):
+    proto = onnx.load(write_onnx(traced(), tmp_path / "net.onnx").file)
+    for value in (proto.graph.input[0], proto.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(proto, tmp_path / "fixed.onnx")
+    folder = write_triton(tmp_path / "triton", "digits", tmp_path / "fixed.onnx")
+    config = triton_config((folder / "config.pbtxt").read_text())
+    assert config.max_batch_size == 0
+    assert (list(config.input[0].dims), list(config.output[0].dims)) == ([2, 3, 32, 32], [2, 10])
+    assert not config.HasField("dynamic_batching")
+
+
+def test_calibration_images_are_spread_over_the_set_and_prepared(tmp_path):
+    metadata = traced().metadata
+    train, test = calibration_batches("digits", metadata, 40)
+    assert [len(batch) for batch in train] == [16, 16, 8]
+    assert all(batch.shape[1:] == (3, 32, 32) and batch.dtype == np.float32 for batch in (*train, *test))
+    fixed, _ = calibration_batches("digits", metadata, 40, batch=12)
+    assert [len(batch) for batch in fixed] == [12, 12, 12]
