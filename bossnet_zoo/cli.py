@@ -267,7 +267,7 @@ def evaluate(
     data = data or (load_config(model)["data"] if is_run(model) else None)
     if data is None:
         raise UsageError("--data is missing; for instance: bossnet eval bossnet_t0 --data IMAGENET")
-    with Runtime.open(device, precision) as runtime:
+    with Runtime.open(_torch_device(model, device), precision) as runtime:
         images = open_images(data, part, strict=strict_images)
         classifier = _open_classifier(model, weights, parse_options(option), runtime, device, input_size)
         accuracy = measure_accuracy(
@@ -310,7 +310,7 @@ def predict(
     from .evaluate import classify
     from .runtime import Runtime
 
-    with Runtime.open(device, precision) as runtime:
+    with Runtime.open(_torch_device(model, device), precision) as runtime:
         classifier = _open_classifier(model, weights, parse_options(option), runtime, device)
         answers = classify(classifier, images, runtime, top)
     if as_json:
@@ -320,6 +320,13 @@ def predict(
         print(answer["image"])
         for entry in answer["classes"]:
             print(f"  {100 * entry['probability']:6.2f} %  {entry['name']}")
+
+
+def _torch_device(model: str, device: str) -> str:
+    """Where images are prepared: an exported network gets them from the CPU, and `device` is its own runtime's."""
+    from .export.sessions import is_exported
+
+    return "cpu" if is_exported(model) else device
 
 
 def _open_classifier(

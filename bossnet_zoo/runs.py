@@ -67,9 +67,9 @@ def build_model(
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether `path` is a training run, or a file in one."""
+    """Whether `path` is a folder with a `config.json`, or a .safetensors file in one."""
     path = Path(path)
-    return path.exists() and _config_file(path).is_file()
+    return (path.is_dir() or (path.suffix == ".safetensors" and path.exists())) and _config_file(path).is_file()
 
 
 def _config_file(path: Path) -> Path:

@@ -301,8 +301,8 @@ def _announce(job: Job, state: State) -> None:
         f"{len(job.test_images):,} to test on; {job.runtime.description}"
     )
     console.note(
-        f"a step: {plan.global_batch} images = {plan.world_size} process(es) x {plan.accumulation} micro-batch(es) x "
-        f"{plan.device_batch}; {plan.steps} steps an epoch, {job.recipe.epochs} epochs"
+        f"a step: {plan.global_batch} images = {plan.world_size} x {plan.accumulation} x {plan.device_batch} "
+        f"(processes x accumulation x images at once); {plan.steps} steps an epoch, {job.recipe.epochs} epochs"
     )
     if state.epoch or state.step:
         console.note(f"resuming in epoch {state.epoch} after {state.step} of {plan.steps} steps")

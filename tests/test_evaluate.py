@@ -217,6 +217,20 @@ def test_a_file_of_the_run_can_be_evaluated(trained, tmp_path):
     assert json.loads(run("eval", file, "--out", str(tmp_path), "--json"))["images"] == 360
 
 
+def test_an_exported_network_measures_as_the_one_it_came_from(trained, tmp_path):
+    from bossnet_zoo.export.onnx import export_onnx
+    from bossnet_zoo.runs import load_run
+
+    file = tmp_path / "a.onnx"
+    export_onnx(load_run(trained)[0], file)
+    own, exported = (
+        json.loads(run("eval", model, "--data", "digits", "--device", "cpu", "--out", str(tmp_path), "--json"))
+        for model in (str(trained), str(file))
+    )
+    assert exported["top1"] == pytest.approx(own["top1"], abs=0.3)
+    assert exported["loss"] == pytest.approx(own["loss"], rel=1e-4)
+
+
 def test_predict_prints_classes_with_names(trained, tmp_path):
     open_images("digits", "test").image(0).save(tmp_path / "digit.png")
     answer = json.loads(run("predict", str(trained), str(tmp_path / "digit.png"), "--top", "2", "--json"))

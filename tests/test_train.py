@@ -328,6 +328,11 @@ def test_accumulation_is_derived_from_the_global_batch():
     assert (small.device_batch, small.accumulation) == (64, 16)
 
 
+def test_the_arithmetic_of_a_step_is_printed(folder, tmp_path, capsys):
+    fit(folder, tmp_path / "run", replace(TINY, epochs=1), device_batch=4)
+    assert "a step: 8 images = 1 x 2 x 4 (processes x accumulation x images at once)" in capsys.readouterr().err
+
+
 def test_mixing_needs_even_micro_batches():
     assert Plan.make(100, replace(BOSSNET_T, global_batch=30), 0, CPU, limit=15).device_batch == 10
     with pytest.raises(UsageError, match="in even batches of at most 15 images"):
