@@ -473,11 +473,15 @@ def test_training_begins_with_a_file_of_weights(folder, whole, tmp_path):
 
 
 def test_a_classifier_for_other_classes_begins_fresh_and_the_rest_does_not(whole, tmp_path, capsys):
-    frozen = replace(TINY, epochs=1, lr=0.0, min_lr=0.0, warmup_epochs=0, global_batch=1400)
+    for name in ("red", "green", "blue"):
+        (tmp_path / "colours" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (36, 36), name).save(tmp_path / "colours" / name / f"{number}.png")
+    frozen = replace(TINY, epochs=1, lr=0.0, min_lr=0.0, warmup_epochs=0)
     start = whole / "last.safetensors"
-    train(ARCH, "digits", frozen, tmp_path / "run", CPU, model_options=OPTIONS, init=start, tensorboard=False)
+    fit(tmp_path / "colours", tmp_path / "run", frozen, init=start)
     trained = load_file(tmp_path / "run" / "last.safetensors")
-    assert trained["fc.weight"].shape[0] == 10
+    assert trained["fc.weight"].shape[0] == 3
     assert torch.equal(trained["layer3.0.proj.0.weight"], load_file(start)["layer3.0.proj.0.weight"])
     assert "begin fresh: fc.weight, fc.bias" in capsys.readouterr().err
 
