@@ -40,7 +40,7 @@ class TruthTable:
         """Accuracy by architecture.
 
         Raises:
-            UsageError: an architecture that is not one of `space`, or stands there twice.
+            UsageError: an architecture that is not one of `space`.
         """
         if self.space != space.name:
             raise UsageError(f"the accuracies are of space {self.space!r}, the ratings of {space.name!r}")
@@ -50,8 +50,6 @@ class TruthTable:
                 arch = space.parse(text)
             except ArchitectureError as error:
                 raise UsageError(f"accuracies: {error}") from None
-            if arch in result:
-                raise UsageError(f"accuracies: {text!r} is {arch} once more; leave one of them out")
             result[arch] = accuracy
         return result
 

@@ -194,7 +194,7 @@ def test_unrated_architectures_are_counted_and_left_out():
     [
         (TruthTable("mbconv", {"11-1111-1101-1011-1101": 75.0}), "of space 'mbconv', the ratings of 'nats'"),
         (TruthTable("nats", {"8:8:8:8:9": 75.0}), "width 9 is not allowed"),
-        (TruthTable("nats", {"8:8:8:8:8": 75.0, "8:8:8:8:08": 74.0}), "once more"),
+        (TruthTable("nats", {"8:8:8:8:8": 75.0, "8:8:8:8:08": 74.0}), "'8:8:8:8:08' is not made of numbers"),
         (TruthTable("nats", {"8:8:8:8:8": 75.0, "8:8:8:8:16": 74.0}), "2 of 2 .* needs 3 or more"),
         (TruthTable("nats", {f"8:8:8:8:{width}": 75.0 for width in (8, 16, 24)}), "accuracies of all 3 .* are equal"),
     ],
