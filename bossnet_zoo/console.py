@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -23,6 +24,12 @@ def set_quiet(quiet: bool) -> None:
 def note(message: str) -> None:
     """One line for the person watching, on stderr."""
     notes.print(message, markup=False)
+
+
+@functools.cache
+def note_once(message: str) -> None:
+    """A note that need not be read twice, however often there is reason for it."""
+    note(message)
 
 
 def track(items: Iterable[Item], description: str, total: int, *, show: bool = True) -> Iterator[Item]:

@@ -233,7 +233,7 @@ def _train(name: str) -> tuple[Source, np.ndarray]:
     kept = _kept_for_testing(images)
     if name != "digits":
         parts = f"{len(kept):,} of its {len(images):,}"
-        console.note(f"{name}: no images are set apart for testing, so {parts} are now")
+        console.note_once(f"{name}: no images are set apart for testing, so {parts} are now")
     return images, np.setdiff1d(np.arange(len(images)), kept)
 
 
@@ -307,6 +307,6 @@ def _nats_indices(name: str, part: str, total: int) -> np.ndarray:
     path = Path(folder or cifar_folder()) / file
     if path.exists():
         return np.array(sorted(int(index) for index in load_json(path, "NATS-Bench split file")[part][1]))
-    console.note(f"{kind}: no {file} of NATS-Bench in {path.parent}, so its halves are drawn at random (seed 0)")
+    console.note_once(f"{kind}: no {file} of NATS-Bench in {path.parent}, so its halves are drawn at random (seed 0)")
     half = _draw(np.arange(total), total // 2, seed=0)
     return half if part in ("train", "xvalid") else np.setdiff1d(np.arange(total), half)

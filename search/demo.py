@@ -22,7 +22,6 @@ from .run import search, start_run
 from .settings import DEMO
 
 REFERENCE = "4ccc-8cccc-16cccccc-32ccc"  # ResNet-50 as a member of the space
-EXPORT_BATCHES = (1, 2, 8)
 
 
 def run_demo(out: Path, runtime: Runtime, *, seed: int = 0, overwrite: bool = False) -> Path:
@@ -34,9 +33,9 @@ def run_demo(out: Path, runtime: Runtime, *, seed: int = 0, overwrite: bool = Fa
     """
     from bossnet_zoo.export.onnx import export_onnx  # an optional extra, missed before anything is trained
 
-    settings = replace(DEMO, seed=seed)
-    space = settings.make_space()
+    space = DEMO.make_space()
     budget = space.cost(space.parse(REFERENCE)).madds
+    settings = replace(DEMO, seed=seed, max_madds=budget)
     parts = {part: open_images(settings.data, part, seed=seed) for part in ("search-train", "search-val", "test")}
     console.note(
         f"1. {len(parts['search-train']):,} handwritten digits to search on, {len(parts['search-val'])} to rate on, "
@@ -46,7 +45,7 @@ def run_demo(out: Path, runtime: Runtime, *, seed: int = 0, overwrite: bool = Fa
     console.note("2. training a supernet block by block, without labels; rating every path")
     started = time.perf_counter()
     start_run(out, settings, runtime, "demo", overwrite)
-    found = search(settings, out, runtime, max_madds=budget).best[0]
+    found = search(settings, out, runtime).best[0]
     search_seconds = time.perf_counter() - started
 
     console.note(f"3. the best of {space.count():,} architectures under {budget / 1e6:.2f} M multiply-adds:")

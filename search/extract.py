@@ -9,20 +9,20 @@ from torch import Tensor, nn
 
 from bossnet_zoo.checkpoint import load_json, save_weights
 from bossnet_zoo.errors import CheckpointError, UsageError
+from bossnet_zoo.models import build
 from bossnet_zoo.runs import build_model
 from bossnet_zoo.runtime import Runtime
-from bossnet_zoo.spaces import Arch, Entry, Path, Space
 
-from .prefix import Chain, Stage, load_prefix, stage_of
-from .run import open_setup, search_progress
+from .prefix import chain_of, load_prefix
+from .run import open_setup, resume_settings, search_progress
 from .stage import calibration_views
 
 
 def inherit(run: FilePath, architecture: str | None, runtime: Runtime, num_classes: int = 1000) -> nn.Module:
     """The stand-alone network of an architecture, warm-started from the supernet of a finished search.
 
-    Stem and choice layers inherit their weights, with BN statistics of this very path; the classifier (and MBConv's
-    last stage and head, which no search trains) stay as initialised.
+    Stem and choice layers inherit their weights, with BN statistics of this very path; what no search trains stays as
+    initialised: the classifier, MBConv's last layer and head, NATS-Bench's last BN.
 
     Args:
         run: a search's run directory.
@@ -32,8 +32,13 @@ def inherit(run: FilePath, architecture: str | None, runtime: Runtime, num_class
 
     Raises:
         ArchitectureError: an illegal architecture.
-        UsageError: one whose blocks the search has not trained, because of greedy coverage.
+        UsageError: one whose blocks the search has not trained, because of greedy coverage; a search by UnNAS.
     """
+    if resume_settings(run).method == "unnas":
+        raise UsageError(
+            f"the supernet of {run} sees images through three extra convolutions, so its weights fit no network "
+            "of their own; train the architecture instead: bossnet train"
+        )
     space, table = search_progress(run)
     text = architecture or best_architecture(run)
     arch = space.parse(text)
@@ -49,14 +54,16 @@ def inherit(run: FilePath, architecture: str | None, runtime: Runtime, num_class
     state: dict[str, Tensor] = {}
     for block, path in zip(prefix.blocks, prefix.paths, strict=True):
         state |= block.stand_alone_state(arch, path)  # type: ignore[operator]
-    model = build_model(text, num_classes=num_classes, **space.model_options())
+    model = build(arch, num_classes=num_classes, **space.model_options())
     _, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
     return model
 
 
 def extract(run: FilePath, architecture: str | None, out: FilePath, runtime: Runtime, num_classes: int = 1000) -> str:
-    """Write what `inherit` gives to a folder that timm loads without this search: `create_model("local-dir:OUT")`.
+    """Write what `inherit` gives to a folder that timm loads without this search.
+
+    It is opened with `timm.create_model("local-dir:OUT", pretrained=True)`.
 
     Returns:
         The written form of the architecture.
@@ -64,11 +71,13 @@ def extract(run: FilePath, architecture: str | None, out: FilePath, runtime: Run
     Raises:
         UsageError: `out` already holds something, and what `inherit` raises.
     """
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already holds files; choose another --out")
-    model = inherit(run, architecture, runtime, num_classes)
-    text = str(model.arch)
-    arguments = {"arch": text, **search_progress(run)[0].model_options()}
+    space, _ = search_progress(run)
+    text = architecture or best_architecture(run)
+    arguments = {"arch": text, **space.model_options()}
+    model = build_model(text, num_classes=num_classes, **space.model_options())  # as timm knows it
+    model.load_state_dict(inherit(run, text, runtime, num_classes).state_dict())
     save_weights(out / "model.safetensors", model.state_dict())
     save_config_for_hf(model, str(out / "config.json"), model_args=arguments)
     return text
@@ -80,13 +89,3 @@ def best_architecture(run: FilePath) -> str:
     if not file.exists():
         raise CheckpointError(f"{run} is not finished; go on with: bossnet search --resume {run}")
     return load_json(file, "list of architectures")[0]["architecture"]
-
-
-def chain_of(space: Space, arch: Arch) -> Chain:
-    """The stages and paths that an architecture goes through."""
-    chain: list[tuple[Stage, Path]] = []
-    entry: Entry = None
-    for block, path in enumerate(space.split(arch)):
-        chain.append((stage_of(space, block, entry), path))
-        entry = space.exit(block, entry, path)
-    return tuple(chain)

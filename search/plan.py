@@ -71,8 +71,8 @@ def plan_search(settings: SearchSettings, num_train: int, num_rated: int, world_
             for entry, legal in zip(entries, paths, strict=True)
             for path in legal
         ]
-        mean = sum(costs) / len(costs)
-        mean += _root_madds(space, block, settings)
+        root = _root_madds(space, block, settings)
+        mean = sum(costs) / len(costs) + root
         views = 2 * (settings.num_paths if settings.own_views else 1)
         per_image = views * before + 2 * settings.num_paths * 4 * mean  # target 1; online 1, and 2 backward
         params, memory = _memory(space, block, settings)
@@ -83,7 +83,7 @@ def plan_search(settings: SearchSettings, num_train: int, num_rated: int, world_
                 paths=(min(map(len, paths)), max(map(len, paths))),
                 steps=settings.epochs * steps_per_epoch,
                 step_madds=round(per_image * settings.global_batch),
-                rating_madds=round(2 * images * (before + 2 * _tree_madds(space, block, settings))),
+                rating_madds=round(2 * images * (before + 2 * (root + _tree_madds(space, block, settings)))),
                 params=params,
                 memory_bytes=memory,
             )

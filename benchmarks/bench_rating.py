@@ -1,0 +1,61 @@
+"""Rating all paths of a block against the naive loop: `python benchmarks/bench_rating.py [--spaces hytra] [--json]`.
+
+The naive loop computes prefix, path and BN calibration for every path and batch, for both networks (see `naive.py`).
+Two batches of held-out images, as here by default, are few: a real rating has hundreds, and every further one is in
+the naive loop's disfavour, as it calibrates anew. Ratios are of the fastest times on one core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from cases import RUNTIME, Case, Comparison, compare, draw_batch, make_cases, parse_arguments, report, studies
+from naive import naive_ratings
+from torch import Tensor
+
+from bossnet_zoo.search.rating import rate_paths
+from bossnet_zoo.spaces import Path
+
+Ratings = dict[Path, float]
+
+
+def make_forms(case: Case, images: int, batches: int) -> tuple[Callable[[], Ratings], Callable[[], Ratings]]:
+    """Both forms on the same images: a calibration batch from each pipeline, and pairs of held-out batches."""
+    generator = torch.Generator().manual_seed(0)
+
+    def batch() -> Tensor:
+        return draw_batch(images, case.resolution, generator)
+
+    calibration = [batch(), batch()]
+    pairs = [(batch(), batch()) for _ in range(batches)]
+
+    def naive() -> Ratings:
+        return naive_ratings(case.siamese, case.prefix, case.paths, calibration, pairs)
+
+    def ours() -> Ratings:
+        behind = [case.prefix(views) for views in calibration]
+        rated = ((case.prefix(first), case.prefix(second)) for first, second in pairs)
+        return rate_paths(case.siamese, case.paths, behind, rated, RUNTIME)
+
+    return naive, ours
+
+
+def largest_difference(a: Ratings, b: Ratings) -> float:
+    return max(abs(a[path] - b[path]) for path in a)
+
+
+def main() -> None:
+    arguments = parse_arguments("rating all paths against the naive loop", images=4, batches=2, repeats=1)
+    found: dict[str, list[Comparison]] = {}
+    for name in arguments.spaces:
+        found[name] = []
+        for case in make_cases(studies()[name]):
+            naive, ours = make_forms(case, arguments.images, arguments.batches)
+            counted = make_forms(case, 2, arguments.batches)
+            found[name].append(compare(case.name, naive, ours, largest_difference, arguments.repeats, counted))
+    report("rating of all paths", arguments, found, {name: studies()[name].rating_bar for name in found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""The blocks that `bench_step.py` and `bench_rating.py` measure, and how they compare two forms of one computation."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from bossnet_zoo.runtime import Runtime
+from bossnet_zoo.search.bootstrapping import SiameseSupernet
+from bossnet_zoo.search.prefix import FrozenPrefix, stage_of
+from bossnet_zoo.search.supernets import SupernetBlock, make_block
+from bossnet_zoo.spaces import Arch, HyTraSpace, MBConvSpace, NatsSpace, Path, Space
+
+RUNTIME = Runtime(torch.device("cpu"))
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The blocks of one space that are measured: all that have a prefix.
+
+    Attributes:
+        space: the search space; narrower than the paper's where that saves time, which changes both forms alike.
+        arch: the architecture whose beginning is the frozen prefix.
+        resolution: pixels of an image.
+        step_bar, rating_bar: least geometric mean of the ratios.
+    """
+
+    space: Space
+    arch: Arch
+    resolution: int
+    step_bar: float
+    rating_bar: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """One block, freshly initialised, behind its frozen prefix."""
+
+    name: str
+    siamese: SiameseSupernet
+    prefix: FrozenPrefix
+    paths: tuple[Path, ...]
+    resolution: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One block's figures.
+
+    Attributes:
+        naive_seconds, seconds: processor time on one core, fastest of the repeats.
+        ratio: their quotient.
+        allowed: quotient of the counted arithmetic, which a ratio may come near to.
+        difference: largest difference of the two forms' results.
+    """
+
+    name: str
+    naive_seconds: float
+    seconds: float
+    ratio: float
+    allowed: float
+    difference: float
+
+
+def studies() -> dict[str, Study]:
+    hytra = HyTraSpace(base_width=32, se=False, act_layer="relu")
+    mbconv, nats = MBConvSpace(se=False), NatsSpace()
+    return {
+        "hytra": Study(hytra, hytra.parse("4c-8c-16cccac-32aaacaaaaa"), 128, step_bar=2.2, rating_bar=8.0),
+        "mbconv": Study(mbconv, mbconv.parse("11-0110-0111-1100-0110"), 128, step_bar=2.4, rating_bar=8.0),
+        "nats": Study(nats, nats.parse("64:64:64:64:64"), 32, step_bar=3.0, rating_bar=4.5),
+    }
+
+
+def make_cases(study: Study) -> Iterator[Case]:
+    """Every block of the study but the first, one at a time."""
+    space, entry = study.space, None  # type: tuple[Space, Entry]
+    before: list[SupernetBlock] = []
+    chosen = space.split(study.arch)
+    for block, path in enumerate(chosen):
+        stage = stage_of(space, block, entry)
+        torch.manual_seed(block)
+        if block:
+            siamese = SiameseSupernet(make_block(space, block, stage.entry), hidden=512, out_features=128)
+            siamese.to(memory_format=torch.channels_last).train()  # as a search has it
+            paths = space.paths(block, stage.entry)
+            name = f"{space.name} block {block + 1}, entry {space.entry_text(stage.entry)}, {len(paths)} paths"
+            yield Case(name, siamese, FrozenPrefix(before, chosen[:block], RUNTIME), paths, study.resolution)
+        before.append(make_block(space, block, stage.entry))
+        before[-1].restrict_to(path)
+        entry = space.exit(block, entry, path)
+
+
+def draw_batch(images: int, resolution: int, generator: torch.Generator) -> Tensor:
+    """(images, 3, resolution, resolution) normally distributed numbers, in the memory format of a search."""
+    batch = torch.randn(images, 3, resolution, resolution, generator=generator)
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def compare(
+    name: str,
+    naive: Callable[[], Any],
+    ours: Callable[[], Any],
+    difference: Callable[[Any, Any], float],
+    repeats: int,
+    counted: tuple[Callable[[], Any], Callable[[], Any]] | None = None,
+) -> Comparison:
+    """Time both forms, in turn.
+
+    Args:
+        difference: of their results.
+        counted: the same on less data, to count the arithmetic and to warm up; by default the forms themselves.
+    """
+    allowed = _arithmetic((counted or (naive, ours))[0]) / _arithmetic((counted or (naive, ours))[1])
+    times: tuple[list[float], list[float]] = ([], [])
+    results = [None, None]
+    for _ in range(repeats):
+        for number, form in enumerate((naive, ours)):
+            started = time.process_time()
+            results[number] = form()
+            times[number].append(time.process_time() - started)
+    slow, fast = min(times[0]), min(times[1])
+    return Comparison(name, slow, fast, slow / fast, allowed, difference(*results))
+
+
+def _arithmetic(form: Callable[[], Any]) -> int:
+    """Counted operations of convolutions and matrix products, backward passes included."""
+    with FlopCounterMode(display=False) as counter:
+        form()
+    return counter.get_total_flops()
+
+
+def parse_arguments(description: str, **defaults: int) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--spaces", nargs="+", default=list(studies()), choices=list(studies()))
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser.parse_args()
+
+
+def report(
+    what: str, arguments: argparse.Namespace, found: dict[str, list[Comparison]], bars: dict[str, float]
+) -> None:
+    """Print the figures, as text or as one JSON document."""
+    means = {name: math.prod(case.ratio for case in cases) ** (1 / len(cases)) for name, cases in found.items()}
+    if arguments.json:
+        settings = {name: value for name, value in vars(arguments).items() if name != "json"}
+        spaces = {
+            name: {"geometric_mean": means[name], "bar": bars[name], "cases": [asdict(case) for case in cases]}
+            for name, cases in found.items()
+        }
+        machine = {"processor": platform.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        print(json.dumps({"what": what, "settings": settings, "machine": machine, "spaces": spaces}, indent=2))
+        return
+    for name, cases in found.items():
+        for case in cases:
+            print(
+                f"{case.name:42} {case.naive_seconds:8.2f} s {case.seconds:8.2f} s  {case.ratio:5.2f}x "
+                f"(arithmetic {case.allowed:.2f}x), results differ by {case.difference:.1e}"
+            )
+        print(f"{name}: geometric mean {means[name]:.2f}x, bar {bars[name]}x\n")

@@ -1,0 +1,180 @@
+"""The command line: examples that exist, names that are suggested, errors in one sentence with their exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import click
+import pytest
+import typer
+from tiny_search import SPACE_OPTIONS, tiny_settings, write_images
+
+from bossnet_zoo import cli
+from bossnet_zoo.export.cli import app as export_app
+from bossnet_zoo.search.cli import app as search_app
+from bossnet_zoo.search.run import read_config, resume_settings
+
+
+def commands(app: typer.Typer, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
+    """Every command by its words, `("latency", "build")` for one in a group."""
+    found: dict[tuple[str, ...], click.Command] = {}
+    command = typer.main.get_command(app)
+    pending = [(path, command)]
+    while pending:
+        words, command = pending.pop()
+        children = getattr(command, "commands", None)
+        if children is None:
+            found[words or (command.name,)] = command
+        else:
+            pending += [((*words, name), child) for name, child in children.items()]
+    return found
+
+
+COMMANDS = {
+    words: command for app in (cli.app, search_app, export_app) for words, command in sorted(commands(app).items())
+}
+
+
+def run(monkeypatch, capfd, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `bossnet ARGUMENTS`, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["bossnet", *arguments])
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    printed, notes = capfd.readouterr()
+    return code, printed, notes
+
+
+# --- help
+
+
+def test_the_commands_of_the_search_are_there():
+    assert {("search",), ("demo",), ("report",), ("extract",), ("solve",), ("rank",)} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_shows_an_example_whose_options_exist(words):
+    command = COMMANDS[words]
+    example = re.search(r"Example: (bossnet [^\n]+)", command.help or "")
+    assert example, f"{words} has no example"
+    typed = shlex.split(example[1].split(";")[0])
+    assert tuple(typed[1 : 1 + len(words)]) == words
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word.partition("=")[0] for word in typed if word.startswith("--")} <= known
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["search", "--preset", "demo", "--space", "hytar"], 2, "unknown space 'hytar'; did you mean hytra?"),
+        (["search", "--preset", "papre"], 2, "unknown preset 'papre'; did you mean paper?"),
+        (["search", "--preset", "demo", "--method", "bosnas"], 2, "unknown method 'bosnas'; did you mean bossnas"),
+        (["search"], 2, "the paper's search needs images: type --data FOLDER"),
+        (["search", "--preset", "demo", "--data", "digts"], 2, "data 'digts' is no folder and no known name"),
+        (["search", "--preset", "demo", "--epochs", "0"], 2, "epochs is 0; it must be at least 1"),
+        (["search", "--preset", "demo", "--max-madds", "many"], 2, "--max-madds 'many' is no amount"),
+        (["search", "--preset", "demo", "--space-option", "base_widht=8"], 2, "did you mean base_width?"),
+        (["search", "--preset", "demo", "--device", "gpu"], 2, "unknown device 'gpu'; allowed: auto, cpu"),
+        (["search", "--preset", "demo", "--global-batch", "65"], 2, "type --global-batch 64"),
+        (["search", "--resume", "RUN", "--out", "OTHER"], 2, "leave out --out, --overwrite and --dry-run"),
+        (["search", "--resume", "nowhere"], 2, "nowhere is no run directory: it has no config.json"),
+        (["report", "nowhere"], 2, "nowhere is no folder"),
+        (["extract", "nowhere", "--out", "OUT"], 2, "nowhere is no run directory"),
+    ],
+)
+def test_a_request_that_cannot_be_carried_out_is_one_sentence(monkeypatch, capfd, tmp_path, arguments, code, said):
+    monkeypatch.chdir(tmp_path)
+    ended, printed, notes = run(monkeypatch, capfd, *arguments)
+    assert ended == code
+    assert printed == ""
+    last = notes.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert said in last
+    assert "Traceback" not in notes
+    assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+def test_a_failure_ends_with_exit_code_1(monkeypatch, capfd, tmp_path):
+    (tmp_path / "empty").mkdir()
+    arguments = ["search", "--preset", "demo", "--data", str(tmp_path / "empty"), "--out", str(tmp_path / "run")]
+    code, _, notes = run(monkeypatch, capfd, *arguments)
+    assert code in (1, 2)
+    assert str(tmp_path / "empty") in notes.strip().splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "file").write_text("no folder")
+    code, _, notes = run(monkeypatch, capfd, "search", "--preset", "demo", "--out", str(tmp_path / "file" / "run"))
+    assert code == 1
+    assert notes.strip().splitlines()[-1].startswith("error: ")
+    assert "could not be written" in notes
+
+
+def test_quiet_leaves_errors(monkeypatch, capfd):
+    code, _, notes = run(monkeypatch, capfd, "--quiet", "search", "--preset", "papre")
+    assert code == 2
+    assert "unknown preset 'papre'" in notes
+
+
+# --- search
+
+
+def test_a_plan_is_printed_and_nothing_written(monkeypatch, capfd, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, printed, _ = run(monkeypatch, capfd, "search", "--preset", "demo", "--data", "digits", "--dry-run")
+    assert code == 0
+    assert printed.startswith("hytra: 2,818,103 architectures, 4 blocks, greedy coverage\n")
+    assert "1,078 images to train on, 359 to rate on, 64 px" in printed
+    assert re.search(r"hours at 60 TFLOP/s per process \(assumed\)", printed)
+    assert len(re.findall(r"^ *[1-4] +1 of [14] ", printed, re.MULTILINE)) == 4
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_from_the_command_line_has_the_settings_asked_for(monkeypatch, capfd, tmp_path):
+    expected = tiny_settings(write_images(tmp_path / "images"), seed=3, max_madds=2_000_000)
+    options = {"data": str(tmp_path / "images"), "seed": 3, "max-madds": "2M"}
+    for name in (
+        "resolution",
+        "epochs",
+        "global_batch",
+        "micro_batch",
+        "num_paths",
+        "calibration_images",
+        "rating_images",
+    ):
+        options[name.replace("_", "-")] = getattr(expected, name)
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    for name, value in SPACE_OPTIONS["hytra"].items():
+        arguments += ["--space-option", f"{name}={json.dumps(value)}"]
+    out = tmp_path / "run"
+    code, printed, notes = run(monkeypatch, capfd, "search", "--preset", "demo", "--out", str(out), *arguments)
+    assert code == 0
+    asked = resume_settings(out).to_json()
+    widths = {"hidden", "projection"}  # no options of the command
+    assert {k: v for k, v in asked.items() if k not in widths} == {
+        k: v for k, v in json.loads(json.dumps(expected.to_json())).items() if k not in widths
+    }
+    best = json.loads((out / "architectures.json").read_text())[0]
+    assert printed.startswith(f"{best['architecture']}  score {best['score']:.4f}")
+    assert "next: bossnet " in notes
+    again, printed_again, _ = run(monkeypatch, capfd, "search", "--resume", str(out))
+    assert (again, printed_again) == (0, printed)
+    code, _, notes = run(monkeypatch, capfd, "search", "--resume", str(out), "--epochs", "9")
+    assert code == 2
+    assert "was started with --epochs 1, not 9" in notes
+    assert read_config(out)["preset"] == "demo"
+
+
+def test_the_module_is_the_same_program(tmp_path):
+    """As torchrun needs it: torchrun -m bossnet_zoo search ..."""
+    command = [sys.executable, "-m", "bossnet_zoo", "search", "--preset", "papre"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert "unknown preset 'papre'; did you mean paper?" in result.stderr
