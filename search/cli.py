@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bossnet_zoo import console
-from bossnet_zoo.cli import parse_amount
+from bossnet_zoo.cli import AsJson, parse_amount, parse_options, print_json
 from bossnet_zoo.errors import UsageError
 
 from .cli_solve import app as solve_app
@@ -18,6 +18,9 @@ app.add_typer(solve_app)
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")]
+SpaceOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the space: base_width=8, se=true.")
+]
 Seed = Annotated[int | None, typer.Option(help="Decides everything that is random.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
@@ -33,9 +36,7 @@ def search(
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
     preset: Annotated[str, typer.Option(help="paper: the paper's settings; demo: minutes on two CPU cores.")] = "paper",
     method: Annotated[str | None, typer.Option(help="bossnas, dna or unnas.")] = None,
-    space_option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the space: base_width=8, se=true.")
-    ] = None,
+    space_option: SpaceOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the search would take, and stop.")] = False,
     throughput: Annotated[float, typer.Option(help="For --dry-run: TFLOP/s of one device in practice.")] = 60.0,
     overwrite: Overwrite = False,
@@ -81,7 +82,6 @@ def search(
 
     Example: bossnet search --space hytra --data digits --preset demo --out runs/search
     """
-    from bossnet_zoo.cli import parse_options
     from bossnet_zoo.runtime import Runtime
 
     from . import run
@@ -116,12 +116,10 @@ def search(
             "views": views,
             "augment": augment,
             "workers": workers,
+            "max_madds": parse_amount(max_madds, "--max-madds"),
+            "max_params": parse_amount(max_params, "--max-params"),
         }.items()
         if value is not None
-    }
-    bounds = {
-        "max_madds": parse_amount(max_madds, "--max-madds"),
-        "max_params": parse_amount(max_params, "--max-params"),
     }
     if resume is not None:
         if out is not None or overwrite or dry_run:
@@ -133,12 +131,14 @@ def search(
             raise UsageError("the paper's search needs images: type --data FOLDER (or --data digits --preset demo)")
     check_options(settings.method, asked)
     if dry_run:
+        if settings.method != "bossnas":
+            raise UsageError(f"--dry-run plans searches with bossnas, not with {settings.method}; leave it out")
         _print_plan(settings, throughput)
         return
     with Runtime.open(device, precision) as runtime:
         if resume is None:
             run.start_run(folder, settings, runtime, preset, overwrite)
-        result = run.search(settings, folder, runtime, **bounds)
+        result = run.search(settings, folder, runtime)
         if runtime.is_main:
             _print_result(result)
 
@@ -191,7 +191,7 @@ def _print_plan(settings: Any, throughput: float) -> None:
 def _print_result(result: Any) -> None:
     best = result.best[0]
     console.results.print(f"{best.arch}  score {best.score:.4f}, {best.cost.madds / 1e6:,.1f} M MAdds", markup=False)
-    console.note(f"ratings, architectures and report: {result.out}")
+    console.note(f"rated: {100 * result.table.meta['covered']:.3g} % of the space; all of it in {result.out}")
     console.note(f"next: bossnet solve --ratings {result.out / 'ratings.json'} --top 5")
 
 
@@ -212,6 +212,69 @@ def demo(
 
     with Runtime.open(device) as runtime:
         run_demo(out, runtime, seed=seed or 0, overwrite=overwrite)
+
+
+@app.command()
+def truth(
+    space: Annotated[str | None, typer.Option(help="Search space: hytra, mbconv or nats.")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, hf:NAME, a folder or shards.")] = None,
+    sample: Annotated[int | None, typer.Option(help="How many architectures.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the new study.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the study in this folder.")] = None,
+    overwrite: Overwrite = False,
+    space_option: SpaceOption = None,
+    recipe: Annotated[str, typer.Option(help="bossnet-t, bossnet-m or finetune.")] = "bossnet-t",
+    smoke: Annotated[bool, typer.Option("--smoke", help="The recipe in small, as for bossnet train.")] = False,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images.")] = None,
+    global_batch: Annotated[int | None, typer.Option(help="Images of a step, over all processes.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels of a side.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides which architectures, and their training.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Trainings of each architecture, to average.")] = 1,
+    weights: Annotated[str, typer.Option(help="Whose accuracy counts: model, or ema for averaged weights.")] = "model",
+    train_part: Annotated[str, typer.Option(help="train; or search-val or search-train, which are smaller.")] = "train",
+    workers: Annotated[int | None, typer.Option(help="Processes that load images.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train sampled architectures from scratch, and write their accuracies to OUT/truth.json for bossnet rank.
+
+    Example: bossnet truth --space nats --data digits --sample 50 --smoke --out runs/truth
+    """
+    from dataclasses import replace
+
+    from bossnet_zoo.recipes import get_recipe
+    from bossnet_zoo.runtime import Runtime
+
+    from .truth import Study, measure_truth, resume_study, start_study
+
+    if resume is not None:
+        if any((space, data, sample, out, overwrite)):
+            raise UsageError("--resume goes on with a study as it is; leave out the other options")
+        study, folder = resume_study(resume), resume
+    else:
+        if not (space and data and sample and out):
+            raise UsageError("type --space, --data, --sample and --out, or --resume FOLDER to go on with a study")
+        base = get_recipe(recipe).smoke() if smoke else get_recipe(recipe)
+        base = base.with_epochs(epochs) if epochs else base
+        sizes = {"global_batch": global_batch, "image_size": image_size}
+        chosen = replace(base, **{name: value for name, value in sizes.items() if value is not None})  # type: ignore[arg-type]
+        options = parse_options(space_option)
+        kind: Any = weights
+        study = Study(space, data, chosen, sample, options, seed, seeds, kind, (train_part, "test"))
+        folder = out
+    with Runtime.open(device, precision) as runtime:
+        if resume is None:
+            start_study(folder, study, runtime, overwrite)
+        table = measure_truth(study, folder, runtime, workers=workers)
+        if not runtime.is_main:
+            return
+    if as_json:
+        print_json({"space": table.space, "accuracy": dict(table.accuracy), **table.meta})
+        return
+    best = max(table.accuracy, key=lambda arch: table.accuracy[arch])
+    print(f"{len(table.accuracy)} architectures, best {best} at {table.accuracy[best]:.2f} %")
+    console.note(f"next: bossnet rank --ratings RATINGS --truth {folder / 'truth.json'}")
 
 
 @app.command()
@@ -244,5 +307,5 @@ def extract(
     with Runtime.open(device, "float32") as runtime:
         text = extract_model(run, arch, out, runtime, num_classes)
     print(text)
-    console.note(f'load it: import bossnet_zoo, timm; timm.create_model("local-dir:{out}")')
+    console.note(f'load it: import bossnet_zoo, timm; timm.create_model("local-dir:{out}", pretrained=True)')
     console.note(f"train on from it: bossnet train {text} --init {out / 'model.safetensors'} --data DATA")

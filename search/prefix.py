@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bossnet_zoo.errors import CheckpointError
 from bossnet_zoo.runtime import Runtime
-from bossnet_zoo.spaces import Entry, Path, Space
+from bossnet_zoo.spaces import Arch, Entry, Path, Space
 
 from .rating import calibrating
 from .rating_table import RatingTable
@@ -76,6 +76,16 @@ def stages_of_block(space: Space, table: RatingTable, block: int, coverage: str)
     for entry, chain in best_prefixes(space, table, block).items():
         stages.setdefault(stage_of(space, block, entry), chain)
     return dict(list(stages.items())[:1]) if coverage == "greedy" else stages
+
+
+def chain_of(space: Space, arch: Arch) -> Chain:
+    """The stages and paths that an architecture goes through."""
+    chain: list[tuple[Stage, Path]] = []
+    entry: Entry = None
+    for block, path in enumerate(space.split(arch)):
+        chain.append((stage_of(space, block, entry), path))
+        entry = space.exit(block, entry, path)
+    return tuple(chain)
 
 
 class FrozenPrefix(nn.Module):

@@ -113,7 +113,7 @@ def _lede(record: RunRecord) -> str:
         of_all = f" of {record.space.num_blocks}" if record.space else ""
         return f"{len(record.block_ratings)}{of_all} blocks of {space} are rated so far. This page shows what there is."
     among = f"the {record.space.count():,} architectures" if record.space else "the architectures"
-    learned = ", learned from images without labels" if record.config.get("method") == "bossnas" else ""
+    learned = ", learned from images without labels" if record.config.get("method") in ("bossnas", "unnas") else ""
     return f"Chosen among {among} of {space} by the ratings of {record.num_rated:,} paths{learned}."
 
 

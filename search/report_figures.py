@@ -78,7 +78,7 @@ def loss_panels(record: RunRecord) -> list[Panel]:
         runs = _by_entry([step for step in record.of_kind("step") if step["block"] == block])
         lines = {entry: _losses_over_epochs(steps) for entry, steps in runs.items()}
         curves, caption = _one_loss(*lines.values()) if len(lines) == 1 else _several_losses(lines)
-        title = f"Block {block + 1}"
+        title = "Whole supernet" if record.config.get("method") == "unnas" else f"Block {block + 1}"
         panels.append(Panel(title, draw_curves(f"{title}: loss over epochs", curves, "loss"), caption))
     return panels
 

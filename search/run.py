@@ -12,7 +12,9 @@ report.html          all of it on one page
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
@@ -21,22 +23,29 @@ from typing import Any
 import torch
 
 from bossnet_zoo import __version__, console
-from bossnet_zoo.checkpoint import load_json, load_state, read_jsonl, save_json, save_state, save_text, save_weights
+from bossnet_zoo.checkpoint import load_json, read_jsonl, remove_leftovers, save_json, save_text, save_weights
 from bossnet_zoo.datasets import ImageSet, open_images
-from bossnet_zoo.errors import BossNetError, CheckpointError, UsageError
+from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Path, Space
 
-from .prefix import Chain, Stage, load_prefix, stages_of_block
+from .distillation import DistillationTraining
+from .prefix import Chain, FrozenPrefix, Stage, load_prefix, stages_of_block
 from .rating_table import RatingTable, read_ratings
 from .report import write_report
+from .rotation import RotationTraining, rate_by_marginals
 from .settings import SearchSettings
 from .solver import Solution, solve
-from .stage import BlockTraining, Setup, calibration_views
+from .stage import BlockTraining, Setup, Training, calibration_views, check_num_paths
+from .states import load_stage, remove_states, save_stage
+from .supernets import trained_entries
 
 FORMAT = 1
-KEPT_STATES = 2  # the last one, and the one before in case it is damaged
 TOP = 10  # architectures listed in architectures.json
+WRITTEN = (  # by a search, `bossnet rank` and the demo, besides config.json
+    *("split.json", "metrics.jsonl", "blocks", "ratings.json", "state-*", ".*.tmp", "architectures.json"),
+    *("report.html", "ranking.*", "demo.json", "retrain", "export"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,14 +63,7 @@ class SearchResult:
     best: list[Solution]
 
 
-def search(
-    settings: SearchSettings,
-    out: FilePath,
-    runtime: Runtime,
-    *,
-    max_madds: int | None = None,
-    max_params: int | None = None,
-) -> SearchResult:
+def search(settings: SearchSettings, out: FilePath, runtime: Runtime) -> SearchResult:
     """Train the supernet block by block, rate every path, solve for the best architectures.
 
     Finished stages and epochs found in `out` are taken over, so the same call starts, resumes and repeats a search.
@@ -70,24 +72,22 @@ def search(
         settings: what to do; stored in `out`.
         out: the run directory, made if need be (see `start_run` and `resume_settings`).
         runtime: device, precision and processes.
-        max_madds, max_params: bounds on the architectures listed.
 
     Raises:
-        UsageError: settings that do not fit the images or the processes.
+        UsageError: settings that do not fit the images or the processes, or bounds that nothing meets.
         BossNetError: a non-finite loss, a full disk.
     """
+    if runtime.is_main:
+        remove_leftovers(out)
     setup = _setup(settings, out, runtime)
     table = _load_table(setup)
-    calibration = calibration_views(setup)
-    for block in range(setup.space.num_blocks):
-        for stage, chain in stages_of_block(setup.space, table, block, settings.coverage).items():
-            if setup.space.entry_text(stage.entry) not in table.blocks[block]:
-                table = _run_stage(setup, stage, chain, calibration, table)
-    best = solve(setup.space, table, max_madds=max_madds, max_params=max_params, top=TOP)
+    table = _train_supernet(setup, table) if settings.method == "unnas" else _train_blocks(setup, table)
+    table = replace(table, meta={**table.meta, "covered": table.coverage(setup.space)})
+    best = solve(setup.space, table, max_madds=settings.max_madds, max_params=settings.max_params, top=TOP)
     if runtime.is_main:
+        table.write(out / "ratings.json")
         save_json(out / "architectures.json", [solution.to_json() for solution in best])
-        for state in out.glob("state-*"):
-            state.unlink()
+        remove_states(out)
         write_report(out)
     runtime.barrier()
     return SearchResult(out, table, best)
@@ -99,14 +99,17 @@ def search(
 def start_run(
     out: FilePath, settings: SearchSettings, runtime: Runtime, preset: str = "", overwrite: bool = False
 ) -> None:
-    """Make a run directory for a new search.
+    """Make a run directory for a new search; nothing is written, or removed, unless the search can begin.
 
     Raises:
-        UsageError: `out` already holds something, and `overwrite` is not set or it is no run.
+        UsageError: `out` already holds something, and `overwrite` is not set or it is no search's run; or settings
+            that do not fit the images or the processes.
+        DataError: images that cannot be used.
     """
+    _open(settings, out, runtime, split_file=None)
     if runtime.is_main:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            is_run = (out / "config.json").exists()
+            is_run = _is_run(out)
             if not (overwrite and is_run):
                 hint = f"--resume {out} to go on with it, --overwrite to replace it, or " if is_run else ""
                 raise UsageError(
@@ -169,29 +172,50 @@ def resume_settings(run: FilePath, asked: Mapping[str, Any] | None = None) -> Se
     return settings
 
 
-def _remove(run: FilePath) -> None:
-    """Empty a run directory of the files that a search (or the demo around it) writes."""
-    import shutil
+def _is_run(folder: FilePath) -> bool:
+    """Whether `folder` is the run directory of a search."""
+    try:
+        read_config(folder)
+    except BossNetError:
+        return False
+    return True
 
-    for entry in run.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+
+def _remove(run: FilePath) -> None:
+    """Remove what a search, and the commands around it, write to its directory; other files stay.
+
+    The configuration goes last: as long as it is there, the rest can be removed by the same command.
+    """
+    for name in WRITTEN:
+        for entry in run.glob(name):
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    (run / "config.json").unlink()
 
 
 # --- stages
 
 
 def _setup(settings: SearchSettings, out: FilePath, runtime: Runtime) -> Setup:
-    def images(part: str) -> ImageSet:
-        return open_images(settings.data, part, seed=settings.seed, split_file=out / "split.json")
-
+    split_file = out / "split.json"
     if runtime.is_main:
-        images("search-val")  # draws the split and writes it, once
+        open_images(settings.data, "search-val", seed=settings.seed, split_file=split_file)  # drawn and written, once
     runtime.barrier()
+    return _open(settings, out, runtime, split_file)
+
+
+def _open(settings: SearchSettings, out: FilePath, runtime: Runtime, split_file: FilePath | None) -> Setup:
+    """What the stages share; raises `UsageError` or `DataError` where settings, images and processes do not fit."""
+
+    def images(part: str) -> ImageSet:
+        return open_images(settings.data, part, seed=settings.seed, split_file=split_file)
+
     setup = Setup(settings, settings.make_space(), images("search-train"), images(settings.rating_part), runtime, out)
     settings.accumulation(runtime.world_size)
+    if settings.method != "unnas":
+        check_num_paths(setup.space, settings)
     if not setup.steps_per_epoch:
         raise UsageError(
             f"{settings.data} has {len(setup.train_images)} images to search on, less than one global batch of "
@@ -219,82 +243,105 @@ def _load_table(setup: Setup) -> RatingTable:
     return RatingTable(settings.space, tuple({} for _ in range(setup.space.num_blocks)), meta=meta)
 
 
+def _train_blocks(setup: Setup, table: RatingTable) -> RatingTable:
+    """Train and rate block by block, for one entry of each or for every one."""
+    calibration = calibration_views(setup)
+    for block in range(setup.space.num_blocks):
+        for stage, chain in stages_of_block(setup.space, table, block, setup.settings.coverage).items():
+            if setup.space.entry_text(stage.entry) not in table.blocks[block]:
+                table = _run_stage(setup, stage, chain, calibration, table)
+    return table
+
+
 def _run_stage(
     setup: Setup, stage: Stage, chain: Chain, calibration: list[torch.Tensor], table: RatingTable
 ) -> RatingTable:
     """Train and rate one stage, going on from its last finished epoch; returns the table with its ratings."""
-    settings, space, name = setup.settings, setup.space, stage.name(setup.space)
-    prefix = load_prefix(space, chain, setup.out / "blocks", calibration, setup.runtime)
-    training = BlockTraining(setup, stage, prefix)
-    state = _latest_state(setup.out, name)
-    if state is not None:
-        training.load_state_dict(state)
-        console.note(f"{name}: going on after epoch {training.epoch} of {settings.epochs}")
-    if setup.runtime.is_main:
-        _forget_after(setup, stage, training.epoch)
-    while training.epoch < settings.epochs:
-        loss = training.train_epoch()
-        if settings.rating_every and training.epoch % settings.rating_every == 0 and training.epoch < settings.epochs:
-            _log_ratings(setup, stage, training.epoch, training.rate(calibration, settings.rating_images))
-        if setup.runtime.is_main:
-            _save(setup.out, training)
-            console.note(f"{name}: epoch {training.epoch}/{settings.epochs}, loss {loss:.4f}")
-    ratings = training.rate(calibration, settings.rating_images)
-    _log_ratings(setup, stage, training.epoch, ratings)
-    entry = space.entry_text(stage.entry)
-    block = {**table.blocks[stage.block], entry: {space.path_text(path): rating for path, rating in ratings.items()}}
+    space, limit = setup.space, setup.settings.rating_images
+    training: BlockTraining | DistillationTraining
+    if setup.settings.method == "dna":
+        training = DistillationTraining(setup, stage, calibration)
+    else:
+        training = BlockTraining(setup, stage, _load_prefix(setup, chain, calibration))
+
+    def rate() -> dict[Path, float]:
+        ratings = training.rate(calibration, limit)
+        setup.log(stage, "rating", epoch=training.epoch, ratings=_by_text(space, ratings))
+        return ratings
+
+    _train(setup, training, rate)
+    ratings = rate()
+    block = {**table.blocks[stage.block], space.entry_text(stage.entry): _by_text(space, ratings)}
     table = replace(table, blocks=(*table.blocks[: stage.block], block, *table.blocks[stage.block + 1 :]))
     if setup.runtime.is_main:
-        save_weights(setup.out / "blocks" / f"{name}.safetensors", training.siamese.online.block.state_dict())
+        save_weights(setup.out / "blocks" / f"{training.name}.safetensors", training.block.state_dict())
         table.write(setup.out / "ratings.json")
         best = min(ratings, key=lambda path: ratings[path])
-        console.note(f"{name}: {len(ratings)} paths rated, best {space.path_text(best)} at {ratings[best]:.4f}")
+        console.note(
+            f"{training.name}: {len(ratings)} paths rated, best {space.path_text(best)} at {ratings[best]:.4f}"
+        )
     setup.runtime.barrier()
     return table
 
 
-def _log_ratings(setup: Setup, stage: Stage, epoch: int, ratings: Mapping[Path, float]) -> None:
-    by_text = {setup.space.path_text(path): rating for path, rating in ratings.items()}
-    setup.log(stage, kind="rating", epoch=epoch, ratings=by_text)
+def _train_supernet(setup: Setup, table: RatingTable) -> RatingTable:
+    """UnNAS: train the whole supernet at once, then measure architectures; returns the table with the ratings."""
+    if all(table.blocks):
+        return table
+    training, calibration = RotationTraining(setup), calibration_views(setup)
+
+    def rate() -> RatingTable:
+        measured = training.measure(calibration, setup.settings.rating_images)
+        rated = rate_by_marginals(setup.space, table, measured)
+        for block, tables in enumerate(rated.blocks):
+            for entry in trained_entries(setup.space, block):
+                ratings = tables[setup.space.entry_text(entry)]
+                setup.log(Stage(block, entry), "rating", epoch=training.epoch, ratings=ratings)
+        return rated
+
+    _train(setup, training, rate)
+    table = rate()
+    if setup.runtime.is_main:
+        table.write(setup.out / "ratings.json")
+    setup.runtime.barrier()
+    return table
 
 
-def _save(out: FilePath, training: BlockTraining) -> None:
-    """Write the state after an epoch, and remove those before the last two."""
-    state = training.state_dict()
-    save_state(out / f"state-{state['stage']}-epoch{training.epoch:04d}.pt", state)
-    for old in _states(out)[KEPT_STATES:]:
-        old.with_name(old.name + ".sha256").unlink(missing_ok=True)
-        old.unlink()
+def _train(setup: Setup, training: Training, rate: Callable[[], object]) -> None:
+    """All epochs that are still to be trained, each followed by its state, and some by ratings."""
+    settings = setup.settings
+    state = load_stage(setup.out, training.name)
+    if state is not None:
+        training.load_state_dict(state)
+        console.note(f"{training.name}: going on after epoch {training.epoch} of {settings.epochs}")
+    if setup.runtime.is_main:
+        _forget_after(setup, training)
+    while training.epoch < settings.epochs:
+        loss = training.train_epoch()
+        if settings.rating_every and training.epoch % settings.rating_every == 0 and training.epoch < settings.epochs:
+            rate()
+        if setup.runtime.is_main:
+            save_stage(setup.out, training.name, training.epoch, training.state_dict())
+            console.note(f"{training.name}: epoch {training.epoch}/{settings.epochs}, loss {loss:.4f}")
 
 
-def _states(out: FilePath) -> list[FilePath]:
-    """Saved states, newest first."""
-    return sorted(out.glob("state-*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+def _load_prefix(setup: Setup, chain: Chain, calibration: list[torch.Tensor]) -> FrozenPrefix:
+    return load_prefix(setup.space, chain, setup.out / "blocks", calibration, setup.runtime)
 
 
-def _latest_state(out: FilePath, stage: str) -> dict[str, Any] | None:
-    """The newest undamaged state of a stage; None where it has none."""
-    for path in _states(out):
-        if not path.name.startswith(f"state-{stage}-epoch"):
-            continue
-        try:
-            return load_state(path)
-        except CheckpointError as error:
-            console.note(f"{error}; trying the state before it")
-    return None
+def _by_text(space: Space, ratings: Mapping[Path, float]) -> dict[str, float]:
+    return {space.path_text(path): rating for path, rating in ratings.items()}
 
 
-def _forget_after(setup: Setup, stage: Stage, epoch: int) -> None:
-    """Remove this stage's log records of epochs that will be trained again."""
-    file = setup.out / "metrics.jsonl"
+def _forget_after(setup: Setup, training: Training) -> None:
+    """Remove the log records of epochs that will be trained again."""
+    file, epoch = setup.out / "metrics.jsonl", training.epoch
     if not file.exists():
         return
-    import json
-
-    entry = setup.space.entry_text(stage.entry)
+    own = (training.stage.block, setup.space.entry_text(training.stage.entry))
 
     def keep(record: Mapping[str, Any]) -> bool:
-        if (record["block"], record["entry"]) != (stage.block, entry):
+        if setup.settings.method != "unnas" and (record["block"], record["entry"]) != own:
             return True
         return record["epoch"] < epoch or (
             record["kind"] == "rating" and record["epoch"] == epoch < setup.settings.epochs

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from bossnet_zoo.errors import UsageError, unknown
 from bossnet_zoo.spaces import Space, get_space
+from bossnet_zoo.spaces.hytra import STRIDES
 
 METHODS = ("bossnas", "dna", "unnas")
 REFERENCE_BATCH = {"bossnas": 4096, "unnas": 32}  # images a step at which `base_lr` is stated; Adam's is not scaled
@@ -51,6 +52,7 @@ class SearchSettings:
         rated_per_path: UnNAS's: architectures through each path whose accuracy is measured.
         augment: `workers` or `device`.
         workers: processes that load images.
+        max_madds, max_params: bounds on the architectures that the search lists in the end.
     """
 
     method: Literal["bossnas", "dna", "unnas"] = "bossnas"
@@ -84,14 +86,26 @@ class SearchSettings:
     rated_per_path: int = 4
     augment: Literal["workers", "device"] = "workers"
     workers: int = 4
+    max_madds: int | None = None
+    max_params: int | None = None
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise UsageError(f"{name} is {value}; it must be at least {least}")
+        if not (self.base_lr > 0 and 0 <= self.momentum < 1 and 0 <= self.target_momentum <= 1):
+            raise UsageError(
+                f"base_lr {self.base_lr}, momentum {self.momentum} and target_momentum {self.target_momentum} are not "
+                "possible; rates are positive and momenta lie between 0 and 1"
+            )
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        if self.space == "hytra" and self.resolution < STRIDES[-1]:
+            raise UsageError(
+                f"resolution is {self.resolution}; hytra's last stride is {STRIDES[-1]}, so it must be at least that"
+            )
         if self.method == "bossnas" and self.views == "crops":
             raise UsageError(
                 "views 'crops' give one view of an image, and bossnas needs two; allowed: byol, digits, cifar"
@@ -134,15 +148,12 @@ class SearchSettings:
         return cls(**values)
 
 
-_POSITIVE = (
-    "epochs",
-    "num_paths",
-    "global_batch",
-    "micro_batch",
-    "resolution",
-    "calibration_images",
-    "rated_per_path",
-)
+_AT_LEAST = {
+    **dict.fromkeys(("epochs", "num_paths", "global_batch", "resolution", "hidden", "projection"), 1),
+    **dict.fromkeys(("micro_batch", "calibration_images"), 2),  # a single image has no batch statistics
+    **dict.fromkeys(("rating_images", "rated_per_path", "max_madds", "max_params"), 1),
+    **dict.fromkeys(("warmup_epochs", "weight_decay", "rating_every", "workers"), 0),
+}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
     "views": ("byol", "digits", "cifar", "crops"),

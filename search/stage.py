@@ -1,4 +1,4 @@
-"""One stage of a search: train a block by ensemble bootstrapping, then rate its paths."""
+"""One stage of a search: the training loop that all methods share, and BossNAS's: train a block, rate its paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from timm.optim import Lars
 from timm.scheduler import CosineLRScheduler
-from torch import Tensor
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from bossnet_zoo import console
 from bossnet_zoo.checkpoint import append_jsonl
@@ -28,7 +30,8 @@ from .bootstrapping import SiameseSupernet, bootstrap, parameter_groups, target_
 from .prefix import FrozenPrefix, Stage
 from .rating import rate_paths
 from .settings import SearchSettings
-from .supernets import make_block
+from .states import state_file
+from .supernets import SupernetBlock, make_block, trained_entries
 from .views import VIEWS, ViewLoader
 
 FIXED_EPOCH = -1  # the views of calibration and rating images: the same in every epoch and for every block
@@ -63,15 +66,15 @@ class Setup:
             device=self.runtime.device,
         )
 
-    def log(self, stage: Stage, **record: Any) -> None:
+    def log(self, stage: Stage, kind: str, **record: Any) -> None:
         """One line of metrics.jsonl, from the main process."""
         if self.runtime.is_main:
             where = {"block": stage.block, "entry": self.space.entry_text(stage.entry)}
-            append_jsonl(self.out / "metrics.jsonl", {"kind": record.pop("kind"), **where, **record})
+            append_jsonl(self.out / "metrics.jsonl", {"kind": kind, **where, **record})
 
 
 def calibration_views(setup: Setup) -> list[Tensor]:
-    """Batches (B, 3, H, W) of training images under both view pipelines, the same for every block and process."""
+    """Batches (B, 3, H, W) of training images under all view pipelines, the same for every block and process."""
     settings = setup.settings
     order = random.Random(seed_of(settings.seed, "calibration")).sample(
         range(len(setup.train_images)), min(settings.calibration_images, len(setup.train_images))
@@ -82,8 +85,8 @@ def calibration_views(setup: Setup) -> list[Tensor]:
     return [view for views in loader.epoch(FIXED_EPOCH, batches, range(len(batches))) for view in views]
 
 
-def rating_views(setup: Setup, limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's share of the held-out images, as pairs of batches; fixed for the whole search."""
+def rating_views(setup: Setup, limit: int | None) -> Iterator[tuple[Tensor, ...]]:
+    """This process's share of the held-out images, a batch at a time, in every view; fixed for the whole search."""
     settings = setup.settings
     order = random.Random(seed_of(settings.seed, "rating")).sample(
         range(len(setup.rating_images)), min(limit or len(setup.rating_images), len(setup.rating_images))
@@ -92,7 +95,20 @@ def rating_views(setup: Setup, limit: int | None) -> Iterator[tuple[Tensor, Tens
     mine = list(setup.runtime.shard(len(batches)))
     loader = setup.loader(setup.rating_images, 1, "rating")
     for views in loader.epoch(FIXED_EPOCH, [batches[index] for index in mine], mine):
-        yield views[0], views[1]
+        yield tuple(views)
+
+
+def check_num_paths(space: Space, settings: SearchSettings) -> None:
+    """Raise `UsageError` where some block has fewer paths than a step takes, or none that can be drawn fairly."""
+    for block in range(space.num_blocks):
+        for entry in trained_entries(space, block):
+            number = len(space.paths(block, entry))
+            if number < settings.num_paths:
+                raise UsageError(
+                    f"{Stage(block, entry).name(space)} has {number} paths, fewer than {settings.num_paths} a step; "
+                    f"type --num-paths {number} or less"
+                )
+            sample_paths(space, Stage(block, entry), settings, random.Random(0))
 
 
 def sample_paths(space: Space, stage: Stage, settings: SearchSettings, generator: random.Random) -> list[Path]:
@@ -102,15 +118,10 @@ def sample_paths(space: Space, stage: Stage, settings: SearchSettings, generator
     each candidate exactly once.
 
     Raises:
-        UsageError: more paths than the block has, or fair sampling in a space whose layers do not choose independently
+        UsageError: fair sampling in a space whose layers do not choose independently
             or in groups that P paths do not fill.
     """
     paths = space.paths(stage.block, stage.entry)
-    if settings.num_paths > len(paths):
-        raise UsageError(
-            f"{stage.name(space)} has {len(paths)} paths, fewer than {settings.num_paths} a step; "
-            f"type --num-paths {len(paths)} or less"
-        )
     if settings.path_sampling == "uniform":
         return generator.sample(paths, settings.num_paths)
     candidates = [list(dict.fromkeys(choices)) for choices in zip(*paths, strict=True)]
@@ -131,24 +142,51 @@ def sample_paths(space: Space, stage: Stage, settings: SearchSettings, generator
     return dealt
 
 
-class BlockTraining:
-    """A block in training: its networks, optimiser and schedules. `state_dict` is all that a resumed run needs."""
+class Training:
+    """A network in training, by whatever method. `state_dict` is all that a resumed run needs.
 
-    def __init__(self, setup: Setup, stage: Stage, prefix: FrozenPrefix):
-        settings, runtime = setup.settings, setup.runtime
-        self.setup, self.stage, self.prefix = setup, stage, prefix
-        torch.manual_seed(seed_of(settings.seed, "init", stage.block, stage.entry))
-        block = make_block(setup.space, stage.block, stage.entry)
-        self.siamese = SiameseSupernet(block, settings.hidden, settings.projection)
-        self.siamese.to(runtime.device).to(memory_format=torch.channels_last).train()
-        self.optimizer = Lars(
-            parameter_groups(self.siamese, settings.weight_decay),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-        )
-        self.num_steps = settings.epochs * setup.steps_per_epoch
-        warmup = min(settings.warmup_epochs * setup.steps_per_epoch, self.num_steps - 1)
-        self.schedule = CosineLRScheduler(
+    A method says what it draws for a step, how a micro-batch is learned from, and what else ends a step.
+
+    Args:
+        stage: what is trained; names log records, and decides all random numbers together with the seed.
+        network: everything that training changes.
+        pairs: independent views of each pipeline that an image is given.
+    """
+
+    def __init__(self, setup: Setup, stage: Stage, network: nn.Module, pairs: int = 1):
+        self.setup, self.stage, self.network, self.pairs = setup, stage, network, pairs
+        self.name = stage.name(setup.space)
+        self.network.to(setup.runtime.device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.num_steps = setup.settings.epochs * setup.steps_per_epoch
+        self.optimizer = self.make_optimizer()
+        self.schedule = self.make_schedule()
+        self.epoch = 0  # finished epochs
+
+    # --- what a method defines
+
+    def make_optimizer(self) -> Optimizer:
+        raise NotImplementedError
+
+    def draw(self, generator: random.Random) -> Sequence[Any]:
+        """The paths, or architectures, of a step."""
+        raise NotImplementedError
+
+    def backward(self, views: Tensor, drawn: Sequence[Any], share: float) -> float:
+        """Add the gradient of a micro-batch of views (V, B, 3, H, W), weighted by `share`; returns its loss."""
+        raise NotImplementedError
+
+    def end_step(self, step: int) -> dict[str, float]:
+        """What follows the optimiser's step; returns what the log should say of it."""
+        return {}
+
+    def text(self, drawn: Any) -> str:
+        """The written form of what was drawn."""
+        return self.setup.space.path_text(drawn)
+
+    def make_schedule(self) -> Scheduler:
+        """Linear warm-up, for half of the steps at most, then cosine to zero."""
+        warmup = min(self.setup.settings.warmup_epochs * self.setup.steps_per_epoch, self.num_steps // 2)
+        return CosineLRScheduler(
             self.optimizer,
             t_initial=self.num_steps - warmup,
             warmup_t=warmup,
@@ -156,39 +194,37 @@ class BlockTraining:
             warmup_prefix=True,
             t_in_epochs=False,
         )
-        self.epoch = 0  # finished epochs
+
+    # --- the loop
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "stage": self.stage.name(self.setup.space),
+            "stage": self.name,
             "epoch": self.epoch,
-            "siamese": self.siamese.state_dict(),
+            "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch = state["epoch"]
-        self.siamese.load_state_dict(state["siamese"])
+        self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def train_epoch(self) -> float:
         """One epoch of steps; returns the mean loss."""
         setup, settings, runtime = self.setup, self.setup.settings, self.setup.runtime
         accumulation = settings.accumulation(runtime.world_size)
-        views = self._epoch_views(accumulation)
-        description = f"{self.stage.name(setup.space)}, epoch {self.epoch + 1}/{settings.epochs}"
+        views = self._epoch_views()
         started, losses = time.perf_counter(), []
         steps = range(self.epoch * setup.steps_per_epoch, (self.epoch + 1) * setup.steps_per_epoch)
+        description = f"{self.name}, epoch {self.epoch + 1}/{settings.epochs}"
         for step in console.track(steps, description, len(steps), show=runtime.is_main):
-            paths = sample_paths(setup.space, self.stage, settings, self._generator("paths", step))
-            loss = self._step(step, paths, itertools.islice(views, accumulation), accumulation)
+            drawn = self.draw(self.generator("paths", step))
+            loss = self._step(step, drawn, itertools.islice(views, accumulation), 1 / accumulation)
             losses.append(loss)
-            texts = [setup.space.path_text(path) for path in paths]
-            rate = self.optimizer.param_groups[0]["lr"]
-            momentum = target_momentum(step, self.num_steps, settings.target_momentum)
-            setup.log(
-                self.stage, kind="step", epoch=self.epoch, step=step, loss=loss, lr=rate, momentum=momentum, paths=texts
-            )
+            record = {"loss": loss, "lr": self.optimizer.param_groups[0]["lr"], **self.end_step(step)}
+            texts = [self.text(path) for path in drawn]
+            setup.log(self.stage, kind="step", epoch=self.epoch, step=step, **record, paths=texts)
         seconds = time.perf_counter() - started
         mean = sum(losses) / len(losses)
         images = len(steps) * settings.global_batch / seconds
@@ -196,46 +232,80 @@ class BlockTraining:
         self.epoch += 1
         return mean
 
-    def _step(self, step: int, paths: Sequence[Path], micro_batches: Iterator[Tensor], accumulation: int) -> float:
-        """Forward and backward of every micro-batch, one optimiser step, one update of the target."""
-        settings, runtime = self.setup.settings, self.setup.runtime
+    def _step(self, step: int, drawn: Sequence[Any], micro_batches: Iterator[Tensor], share: float) -> float:
+        """Forward and backward of every micro-batch, then one optimiser step; returns the loss of all processes."""
+        runtime = self.setup.runtime
         self.schedule.step_update(step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = 0.0
-        for views in micro_batches:
-            features = [self.prefix(view.contiguous(memory_format=torch.channels_last)) for view in views]
-            first, second = features[: len(features) // 2], features[len(features) // 2 :]
-            if not settings.own_views:
-                first, second = first * len(paths), second * len(paths)
-            share = 1 / accumulation
-            loss += share * bootstrap(
-                self.siamese, first, second, paths, runtime, ensemble=settings.ensemble, share=share
-            )
+        loss = sum(share * self.backward(views, drawn, share) for views in micro_batches)
         loss = runtime.sum_(torch.tensor(loss, dtype=torch.float64)).item() / runtime.world_size
         if not math.isfinite(loss):
             raise BossNetError(
-                f"the loss became {loss} in {self.stage.name(self.setup.space)} at step {step + 1} "
-                f"(epoch {self.epoch + 1}); the state after epoch {self.epoch} is kept; try a lower --base-lr"
+                f"the loss became {loss} in {self.name} at step {step + 1} (epoch {self.epoch + 1}); "
+                f"{self._last_good()}; start anew with a lower --base-lr"
             )
-        runtime.average_(p.grad for _, p in self.siamese.trainable_parameters() if p.grad is not None)
+        runtime.average_(p.grad for p in self.network.parameters() if p.grad is not None)
         self.optimizer.step()
-        self.siamese.update_target(target_momentum(step, self.num_steps, settings.target_momentum))
         return loss
 
-    def _epoch_views(self, accumulation: int) -> Iterator[Tensor]:
+    def _last_good(self) -> str:
+        if not self.epoch:
+            return "no epoch of it was finished"
+        return f"the last good state is {state_file(self.setup.out, self.name, self.epoch)}"
+
+    def _epoch_views(self) -> Iterator[Tensor]:
         """This process's micro-batches of views, step by step."""
         setup, settings, runtime = self.setup, self.setup.settings, self.setup.runtime
         order = list(range(len(setup.train_images)))
-        self._generator("order", self.epoch).shuffle(order)
+        self.generator("order", self.epoch).shuffle(order)
         chunks = _chunks(order[: setup.steps_per_epoch * settings.global_batch], settings.micro_batch)
         # In a step, process r of R takes micro-batches r, r + R, ...: one process alone would take the same ones.
         mine = list(runtime.shard(len(chunks)))
-        pairs = settings.num_paths if settings.own_views else 1
-        loader = setup.loader(setup.train_images, pairs, f"training {self.stage.name(setup.space)}")
+        loader = setup.loader(setup.train_images, self.pairs, f"training {self.name}")
         return loader.epoch(self.epoch, [chunks[index] for index in mine], mine)
 
-    def _generator(self, *purpose: object) -> random.Random:
+    def generator(self, *purpose: object) -> random.Random:
+        """Random numbers for one purpose within this stage."""
         return random.Random(seed_of(self.setup.settings.seed, self.stage.block, self.stage.entry, *purpose))
+
+
+class BlockTraining(Training):
+    """BossNAS: a block in training by ensemble bootstrapping, behind the frozen blocks before it."""
+
+    def __init__(self, setup: Setup, stage: Stage, prefix: FrozenPrefix):
+        settings = setup.settings
+        torch.manual_seed(seed_of(settings.seed, "init", stage.block, stage.entry))
+        block = make_block(setup.space, stage.block, stage.entry)
+        self.prefix, self.siamese = prefix, SiameseSupernet(block, settings.hidden, settings.projection)
+        super().__init__(setup, stage, self.siamese, pairs=settings.num_paths if settings.own_views else 1)
+
+    @property
+    def block(self) -> SupernetBlock:
+        """The trained block: the online network's."""
+        return self.siamese.online.block
+
+    def make_optimizer(self) -> Optimizer:
+        settings = self.setup.settings
+        groups = parameter_groups(self.siamese, settings.weight_decay)
+        return Lars(groups, lr=settings.learning_rate, momentum=settings.momentum)
+
+    def draw(self, generator: random.Random) -> list[Path]:
+        return sample_paths(self.setup.space, self.stage, self.setup.settings, generator)
+
+    def backward(self, views: Tensor, drawn: Sequence[Path], share: float) -> float:
+        settings = self.setup.settings
+        features = [self.prefix(view.contiguous(memory_format=torch.channels_last)) for view in views]
+        first, second = features[: len(features) // 2], features[len(features) // 2 :]
+        if not settings.own_views:
+            first, second = first * len(drawn), second * len(drawn)
+        return bootstrap(
+            self.siamese, first, second, drawn, self.setup.runtime, ensemble=settings.ensemble, share=share
+        )
+
+    def end_step(self, step: int) -> dict[str, float]:
+        momentum = target_momentum(step, self.num_steps, self.setup.settings.target_momentum)
+        self.siamese.update_target(momentum)
+        return {"momentum": momentum}
 
     def rate(self, calibration: Sequence[Tensor], limit: int | None = None) -> dict[Path, float]:
         """Ratings of all paths of the block, the same on every process."""

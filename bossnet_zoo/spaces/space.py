@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from ..errors import ArchitectureError
 
 Arch = Any  # a frozen, hashable value whose `str()` is its one written form
 Path = tuple  # one hashable choice per layer of a block
@@ -40,7 +43,11 @@ class Cost:
 
 
 class Space(Protocol):
-    """A search space. Implementations are frozen dataclasses; illegal architectures cannot be constructed."""
+    """A search space. Implementations are frozen dataclasses; illegal architectures cannot be constructed.
+
+    A space of your own inherits from this class what can be derived: it defines `name`, `default_resolution`,
+    `num_blocks`, `paths`, `split`, `join` and `path_cost`, and `entries` and `exit` if blocks before matter.
+    """
 
     @property
     def name(self) -> str: ...
@@ -55,33 +62,54 @@ class Space(Protocol):
 
     def count(self) -> int:
         """Number of architectures."""
+        return _count_ways(self, 0, None)
 
     def parse(self, text: str) -> Arch:
-        """The architecture that `text` stands for; the inverse of `str`.
+        """The architecture that `text` stands for; the inverse of `str`, by default of paths joined by `-`.
 
         Raises:
             ArchitectureError: naming the layer at fault and the rule it breaks.
         """
+        parts = text.split("-")
+        if len(parts) != self.num_blocks:
+            raise ArchitectureError(f"{self.name} architecture {text!r} has {len(parts)} paths, not {self.num_blocks}")
+        return self.join([self.parse_path(block, part) for block, part in enumerate(parts)])
 
     def sample(self, generator: random.Random) -> Arch:
         """One architecture, uniform over the whole space."""
+        paths: list[Path] = []
+        entry: Entry = None
+        for block in range(self.num_blocks):
+            legal = self.paths(block, entry)
+            weights = [_count_ways(self, block + 1, self.exit(block, entry, path)) for path in legal]
+            paths += generator.choices(legal, weights)
+            entry = self.exit(block, entry, paths[-1])
+        return self.join(paths)
 
     def cost(self, arch: Arch, resolution: int | None = None) -> Cost:
         """Cost at `resolution` pixels (default: the space's own), by arithmetic alone."""
+        total, entry = Cost(), None  # type: tuple[Cost, Entry]
+        for block, path in enumerate(self.split(arch)):
+            total += self.path_cost(block, entry, path, resolution or self.default_resolution)
+            entry = self.exit(block, entry, path)
+        return total + self.fixed_cost(entry, resolution or self.default_resolution)
 
     def model_options(self) -> dict[str, Any]:
-        """Keyword arguments with which `models.build` makes this space's networks."""
+        """Keyword arguments with which `models.build` makes this space's networks; none by default."""
+        return {}
 
     # --- the chain of blocks
 
     def entries(self, block: int) -> tuple[Entry, ...]:
-        """Every state in which `block` can be entered; `(None,)` for the first."""
+        """Every state in which `block` can be entered; `(None,)` for the first, and by default for all."""
+        return (None,)
 
     def paths(self, block: int, entry: Entry = None) -> tuple[Path, ...]:
         """Every legal path of `block` from `entry`, in a fixed order."""
 
     def exit(self, block: int, entry: Entry, path: Path) -> Entry:
-        """The state in which the next block is entered after `path`."""
+        """The state in which the next block is entered after `path`; None by default."""
+        return None
 
     def split(self, arch: Arch) -> tuple[Path, ...]:
         """The architecture's path through each block."""
@@ -90,13 +118,21 @@ class Space(Protocol):
         """The architecture made of one path per block; the inverse of `split`."""
 
     def path_text(self, path: Path) -> str:
-        """Written form of a path, a key of ratings files."""
+        """Written form of a path, a key of ratings files; by default its choices, one after the other."""
+        return "".join(map(str, path))
 
     def parse_path(self, block: int, text: str) -> Path:
         """The inverse of `path_text`; raises `ArchitectureError`."""
+        paths = {self.path_text(path): path for entry in self.entries(block) for path in self.paths(block, entry)}
+        if text not in paths:
+            raise ArchitectureError(
+                f"{self.name} path {text!r} is not one of the {len(paths)} of block {block + 1}, such as {min(paths)}"
+            )
+        return paths[text]
 
     def entry_text(self, entry: Entry) -> str:
         """Written form of an entry, a key of ratings files; `any` for None."""
+        return "any" if entry is None else str(entry)
 
     # --- costs along the chain: cost(arch) = fixed_cost(last exit) + sum of path_cost
 
@@ -104,7 +140,16 @@ class Space(Protocol):
         """Cost of one block's layers when entered in `entry`."""
 
     def fixed_cost(self, exit: Entry, resolution: int) -> Cost:
-        """Cost of everything outside the blocks, for a network whose last block ends in `exit`."""
+        """Cost of everything outside the blocks, for a network whose last block ends in `exit`; by default nothing."""
+        return Cost()
+
+
+def _count_ways(space: Space, block: int, entry: Entry) -> int:
+    """Ways through `block` and all blocks after it, from `entry`."""
+    if block == space.num_blocks:
+        return 1
+    exits = Counter(space.exit(block, entry, path) for path in space.paths(block, entry))
+    return sum(number * _count_ways(space, block + 1, exit) for exit, number in exits.items())
 
 
 def halve(side: int) -> int:

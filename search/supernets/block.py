@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bossnet_zoo.errors import UsageError
 from bossnet_zoo.spaces import Arch, Path
 
 
 class SupernetBlock(nn.Module):
     """One block of a supernet: every legal path of the block, on shared weights. The path is an argument of each call.
 
-    A block of a new space defines `step_modules` and `stand_alone_state`; the rest follows.
+    A block of a new space defines `step_modules`; the rest follows, except that weights are handed on to stand-alone
+    networks only if `stand_alone_state` says how.
 
     Attributes:
         num_features: F, the common width to which `adapt` brings the output of every path.
@@ -29,9 +31,15 @@ class SupernetBlock(nn.Module):
     def step_modules(self, path: Path, index: int) -> tuple[nn.Module, ...]:
         """The modules that `step` applies one after the other; index -1 stands for `root`, len(path) for `adapt`."""
 
-    @abstractmethod
     def stand_alone_state(self, arch: Arch, path: Path) -> dict[str, Tensor]:
-        """State of `path`'s modules, and of `root`, under their names in the stand-alone network of `arch`."""
+        """State of `path`'s modules, and of `root`, under their names in the stand-alone network of `arch`.
+
+        Raises:
+            UsageError: not defined for this space.
+        """
+        raise UsageError(
+            f"{type(self).__name__} does not say how its weights are called in a network: define stand_alone_state"
+        )
 
     def root(self, x: Tensor) -> Tensor:
         """What stands in front of every path's first layer: the stem in the first block, nothing in the others."""
@@ -62,6 +70,9 @@ class SupernetBlock(nn.Module):
 
     def restrict_to(self, path: Path) -> None:
         """Drop what `path` does not use, adapters included, as a frozen prefix needs no more. Here: nothing."""
+
+    def share_with(self, other: SupernetBlock) -> None:
+        """Use the weights of `other`, the same block entered in another state, where both have the same layer."""
 
 
 def norms_of(*modules: nn.Module) -> tuple[_BatchNorm, ...]:

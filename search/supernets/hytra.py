@@ -118,3 +118,10 @@ class HyTraBlock(SupernetBlock):
         if self.entry is None:
             self.downsample = self.downsample[: path[0].scale]
         self.adapters = nn.ModuleDict()
+
+    def share_with(self, other: SupernetBlock) -> None:
+        assert isinstance(other, HyTraBlock)
+        for mine, theirs in zip([*self.layers, self.adapters], [*other.layers, other.adapters], strict=True):
+            assert isinstance(mine, nn.ModuleDict)
+            assert isinstance(theirs, nn.ModuleDict)
+            mine.update({key: theirs[key] for key in mine if key in theirs})

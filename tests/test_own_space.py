@@ -1,0 +1,80 @@
+"""A space of one's own (`own_space.py`, which the README shows) is searched like those that come with the package."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from pathlib import Path
+
+import own_space
+import pytest
+import torch
+from searching import CPU
+from tiny_search import write_images
+
+from bossnet_zoo.errors import ArchitectureError, UsageError
+from bossnet_zoo.models import build
+from bossnet_zoo.search.extract import inherit
+from bossnet_zoo.search.ranking import rank
+from bossnet_zoo.search.rating_table import read_ratings
+from bossnet_zoo.search.run import search, start_run
+from bossnet_zoo.search.settings import get_preset
+from bossnet_zoo.search.truth_table import TruthTable
+from bossnet_zoo.spaces import get_space, space_names
+
+SPACE = own_space.KernelSpace()
+
+
+def test_the_example_is_short():
+    lines = Path(own_space.__file__).read_text().splitlines()
+    assert len(lines) < 60
+
+
+def test_it_is_known_by_name_and_derives_the_rest():
+    assert "kernels" in space_names()
+    assert get_space("kernels") == SPACE
+    assert SPACE.count() == 81
+    halves = ["".join(kernels) for kernels in itertools.product("135", repeat=2)]
+    archs = [f"{first}-{second}" for first, second in itertools.product(halves, repeat=2)]
+    assert [str(SPACE.parse(text)) for text in archs] == archs
+    with pytest.raises(ArchitectureError, match="'17' is not one of the 9 of block 2"):
+        SPACE.parse("13-17")
+    with pytest.raises(ArchitectureError, match="has 1 paths, not 2"):
+        SPACE.parse("13")
+
+
+def test_sampling_is_uniform():
+    generator = random.Random(0)
+    counts = Counter(str(SPACE.sample(generator)) for _ in range(8100))
+    assert len(counts) == 81
+    assert max(abs(count - 100) for count in counts.values()) < 45  # 4.5 standard deviations
+
+
+def test_its_cost_is_that_of_the_convolutions_it_counts():
+    arch = SPACE.parse("13-55")
+    convolutions = [m for m in build(arch).modules() if isinstance(m, torch.nn.Conv2d)][1:]
+    weights = sum(convolution.weight.numel() for convolution in convolutions)
+    assert SPACE.cost(arch, 16).madds == weights * 8 * 8
+    assert SPACE.cost(arch).params == weights + 4 * 2 * 16
+
+
+def test_it_is_searched_solved_ranked_and_reported(tmp_path):
+    small = {"epochs": 1, "global_batch": 8, "micro_batch": 4, "hidden": 16, "projection": 8, "resolution": 16}
+    images = str(write_images(tmp_path / "images"))
+    settings = get_preset("demo", "kernels", data=images, calibration_images=8, rating_images=4, **small)
+    start_run(tmp_path / "run", settings, CPU)
+    result = search(settings, tmp_path / "run", CPU)
+    table = read_ratings(tmp_path / "run" / "ratings.json")
+    assert [len(tables["any"]) for tables in table.blocks] == [9, 9]
+    assert table.meta["covered"] == 1
+    best = result.best[0].arch
+    assert best == min(
+        (SPACE.join(paths) for paths in itertools.product(SPACE.paths(0), SPACE.paths(1))),
+        key=lambda arch: table.score(SPACE, arch),
+    )
+    truth = TruthTable("kernels", {str(arch): random.Random(arch).random() for arch in ("11-11", "13-55", "55-55")})
+    assert len(rank(SPACE, table, truth).points) == 3
+    assert str(best) in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(UsageError, match="define stand_alone_state"):
+        inherit(tmp_path / "run", None, CPU)
