@@ -125,7 +125,7 @@ def test_a_written_form_tells_its_space():
 
 
 def test_a_misspelt_space_or_option_gets_a_suggestion():
-    assert space_names() == ("hytra", "mbconv", "nats")
+    assert space_names()[:3] == ("hytra", "mbconv", "nats")  # a space of one's own, added elsewhere, comes after
     with pytest.raises(UsageError, match="did you mean hytra"):
         get_space("hytar")
     with pytest.raises(UsageError, match="unknown option of the mbconv space 'widht'; did you mean width"):
