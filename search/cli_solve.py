@@ -1,4 +1,4 @@
-"""Commands on ratings: solve, rank, latency build. Heavy imports happen inside commands."""
+"""Commands on ratings: solve and rank. Heavy imports happen inside commands."""
 
 from __future__ import annotations
 
@@ -44,8 +44,6 @@ def solve(
     option: SpaceOptions = None,
     max_madds: Annotated[str | None, typer.Option(metavar="AMOUNT", help="Most multiply-adds: 475M or 3.5G.")] = None,
     max_params: Annotated[str | None, typer.Option(metavar="AMOUNT", help="Most parameters: 25M.")] = None,
-    max_latency_ms: Annotated[float | None, typer.Option(metavar="MS", help="Most milliseconds.")] = None,
-    latency_table: Annotated[Path | None, typer.Option(help="Written by bossnet latency build.")] = None,
     lambdas: Annotated[
         str | None,
         typer.Option("--lambda", metavar="A,B,...", help="Weights of the blocks; or a truth file, to fit them to."),
@@ -53,7 +51,7 @@ def solve(
     resolution: Annotated[int | None, typer.Option(help="Pixels at which multiply-adds count.")] = None,
     top: Annotated[int, typer.Option(help="How many of the best.")] = 1,
     pareto: Annotated[bool, typer.Option("--pareto", help="The best at every cost instead.")] = False,
-    against: Annotated[str, typer.Option(help="That cost: madds, params or latency.")] = "madds",
+    against: Annotated[str, typer.Option(help="That cost: madds or params.")] = "madds",
     as_json: AsJson = False,
 ) -> None:
     """Find the best architectures of the whole space under upper bounds, exactly.
@@ -66,7 +64,6 @@ def solve(
     asked: dict[str, Any] = {
         "max_madds": parse_amount(max_madds, "--max-madds"),
         "max_params": parse_amount(max_params, "--max-params"),
-        "max_latency_ms": max_latency_ms,
         "lambdas": _lambdas(lambdas, searched, table),
         "resolution": resolution,
     }
@@ -111,10 +108,6 @@ def _print_solutions(solutions: list[Solution]) -> None:
         [str(s.arch), f"{s.score:.8g}", f"{s.cost.madds / 1e6:,.1f} M", f"{s.cost.params / 1e6:,.3f} M"]
         for s in solutions
     ]
-    if solutions[0].latency_ms is not None:
-        header.append("latency")
-        for row, solution in zip(rows, solutions, strict=True):
-            row.append(f"{solution.latency_ms:.4g} ms")
     console.print_table([header, *rows])
 
 

@@ -24,7 +24,7 @@ from .rating_table import RatingTable
 
 
 class PathLatency(Protocol):
-    """Latency as a sum over blocks, in nanoseconds: `search.latency.LatencyTable` bound to a space."""
+    """Latency as a sum over blocks, in nanoseconds, from the caller's own measurements."""
 
     def path_ns(self, block: int, entry: Entry, path: Path) -> int: ...
 
@@ -123,7 +123,7 @@ def pareto(
     if against not in COSTS:
         raise unknown("cost", against, COSTS)
     if against == "latency" and latency is None:
-        raise UsageError("a Pareto front of latency needs a latency table; make one with: bossnet latency build SPACE")
+        raise UsageError("a Pareto front of latency needs measured latencies; pass them as `latency`")
     bounds = {against: UNBOUNDED, **_bounds(max_madds, max_params, max_latency_ms, latency)}
     question = _Question(space, table, _weights(space, lambdas), latency, resolution or space.default_resolution)
     chain = question.chain(question.score, bounds)
@@ -142,7 +142,7 @@ def _bounds(
 ) -> dict[str, int]:
     """Upper bounds by name of the cost, latency in nanoseconds."""
     if max_latency_ms is not None and latency is None:
-        raise UsageError("a bound on latency needs a latency table; make one with: bossnet latency build SPACE")
+        raise UsageError("a bound on latency needs measured latencies; pass them as `latency`")
     max_ns = None if max_latency_ms is None else math.floor(max_latency_ms * NS_PER_MS)
     given = {"madds": max_madds, "params": max_params, "latency": max_ns}
     return {name: bound for name, bound in given.items() if bound is not None}
@@ -242,9 +242,9 @@ def _amount(name: str, value: int) -> str:
 
 
 def _option(name: str, value: int) -> str:
-    """`--max-madds 475000000`, exact."""
+    """`--max-madds 475000000`, exact; for latencies, which only Python callers bring, the argument."""
     if name == "latency":
-        return f"--max-latency-ms {math.ceil(value / 1e3) / 1e3:g}"
+        return f"max_latency_ms={math.ceil(value / 1e3) / 1e3:g}"
     return f"--max-{name} {value}"
 
 

@@ -303,7 +303,7 @@ class SlowWhenNarrow:
         ({"top": 0}, "top 0"),
         ({"lambdas": (1.0, 2.0)}, "type 3 numbers"),
         ({"lambdas": (1.0, 2.0, -1.0)}, "none of them negative"),
-        ({"max_latency_ms": 3.0}, "bossnet latency build"),
+        ({"max_latency_ms": 3.0}, "needs measured latencies"),
     ],
 )
 def test_impossible_request_is_one_sentence(options, message):
@@ -314,7 +314,7 @@ def test_impossible_request_is_one_sentence(options, message):
 def test_front_against_an_unknown_cost_names_the_known_ones():
     with pytest.raises(UsageError, match="madds"):
         pareto(SMALL_NATS, make_table(SMALL_NATS), "flops")
-    with pytest.raises(UsageError, match="bossnet latency build"):
+    with pytest.raises(UsageError, match="needs measured latencies"):
         pareto(SMALL_NATS, make_table(SMALL_NATS), "latency")
 
 
