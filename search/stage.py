@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -142,7 +143,7 @@ def sample_paths(space: Space, stage: Stage, settings: SearchSettings, generator
     return dealt
 
 
-class Training:
+class Training(ABC):
     """A network in training, by whatever method. `state_dict` is all that a resumed run needs.
 
     A method says what it draws for a step, how a micro-batch is learned from, and what else ends a step.
@@ -164,16 +165,17 @@ class Training:
 
     # --- what a method defines
 
+    @abstractmethod
     def make_optimizer(self) -> Optimizer:
-        raise NotImplementedError
+        """The optimiser of everything that training changes."""
 
+    @abstractmethod
     def draw(self, generator: random.Random) -> Sequence[Any]:
         """The paths, or architectures, of a step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def backward(self, views: Tensor, drawn: Sequence[Any], share: float) -> float:
         """Add the gradient of a micro-batch of views (V, B, 3, H, W), weighted by `share`; returns its loss."""
-        raise NotImplementedError
 
     def end_step(self, step: int) -> dict[str, float]:
         """What follows the optimiser's step; returns what the log should say of it."""
