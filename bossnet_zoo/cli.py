@@ -102,10 +102,10 @@ def list_models(
         return
     print(f"{'model':<18}{'params':>10}{'MAdds':>12}{'pixels':>8}  top-1  weights")
     for row in rows:
-        best = max((entry["top1"] for entry in row["accuracy"]), default=None)
+        top1 = {entry["resolution"]: entry["top1"] for entry in row["accuracy"]}
         print(
             f"{row['model']:<18}{row['params'] / 1e6:>8.2f} M{row['madds'] / 1e6:>10,.1f} M{row['resolution']:>8}"
-            f"{'' if best is None else best:>7}  {'published' if row['weights'] else 'none'}"
+            f"{top1.get(row['resolution'], ''):>7}  {'published' if row['weights'] else 'none'}"
         )
 
 
@@ -113,16 +113,17 @@ def list_models(
 def info(
     model: Annotated[str, typer.Argument(help="A timm name (bossnet_t0), or an architecture (4c-8c-16ca-32ac).")],
     resolution: Annotated[int | None, typer.Option(help="Pixels at which multiply-adds are counted.")] = None,
+    option: Options = None,
     as_json: AsJson = False,
 ) -> None:
     """One model or architecture: size, arithmetic, accuracy, weights, drawing.
 
-    Example: bossnet info bossnet_t0
+    Example: bossnet info bossnet_t0 --resolution 288
     """
     from .describe import describe_model
     from .drawing import architecture_text
 
-    about = describe_model(model, resolution)
+    about = describe_model(model, resolution, **parse_options(option))
     if as_json:
         print_json(about)
         return
@@ -131,7 +132,7 @@ def info(
         print(about["architecture"])
         console.results.print(architecture_text(about["architecture"]))
     for entry in about["accuracy"]:
-        print(f"top-1 {entry['top1']} % at {entry['resolution']} px ({entry['source']})")
+        print(f"top-1 {entry['top1']} % at {entry['resolution']} px: {entry['source']}")
     print(f"weights: {', '.join(about['weights']) or 'none published'}")
 
 

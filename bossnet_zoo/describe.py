@@ -14,22 +14,23 @@ from .runs import build_model, resolve_model
 from .spaces import get_space
 
 
-def describe_model(model: str, resolution: int | None = None) -> dict[str, Any]:
+def describe_model(model: str, resolution: int | None = None, **options: Any) -> dict[str, Any]:
     """Size, arithmetic, published accuracy and weights of a registered name or an architecture.
 
     Args:
         model: a timm name, or an architecture's written form.
         resolution: pixels at which multiply-adds are counted; by default the network's own.
+        options: arguments of the network, for instance `se=False`.
 
     Raises:
-        UsageError: an unknown name, or an illegal architecture.
+        UsageError: an unknown name or option, or an illegal architecture.
     """
     name, _ = resolve_model(model)
     with torch.device("meta"):
-        network: Any = build_model(model)
+        network: Any = build_model(model, **options)
     side = resolution or network.pretrained_cfg["input_size"][-1]
-    cost = measure(network, side, network.pretrained_cfg["input_size"][0])
-    is_name = name == model
+    cost = measure(network, side, network.in_chans)
+    is_name = name == model and not options
     published = [row for row in PUBLISHED if row.model == name] if is_name else []
     return {
         "model": model,

@@ -46,8 +46,6 @@ def unknown(kind: str, given: str, known: Iterable[str], hint: str = "") -> Usag
     message = f"unknown {kind} {given!r}"
     if near:
         message += f"; did you mean {' or '.join(near)}?"
-    if len(names) <= 12:
-        message += f"{'' if near else ';'} known: {', '.join(names)}"
-    if hint:
-        message += f"; {hint}"
-    return UsageError(message)
+    more = [f"known: {', '.join(names)}"] if len(names) <= 12 else []
+    more += [hint] if hint else []
+    return UsageError(f"{message}{' ' if near else '; '}{'; '.join(more)}" if more else message)

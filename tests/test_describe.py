@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bossnet_zoo.cli import list_models as show_list
 from bossnet_zoo.describe import describe_model, describe_space, list_models
 from bossnet_zoo.errors import ArchitectureError, UsageError
 
@@ -20,6 +21,20 @@ def test_an_architecture_has_neither_weights_nor_accuracy() -> None:
     about = describe_model("4c-8c-16ca-32ac")
     assert (about["weights"], about["accuracy"]) == ([], [])
     assert about["architecture"] == "4c-8c-16ca-32ac"
+
+
+def test_options_of_the_network_count() -> None:
+    text = "11-0110-0111-1100-0110"
+    assert round(describe_model(text, se=False)["madds"] / 1e6, 1) == 479.5
+    assert describe_model("bossnet_t0", in_chans=1)["madds"] < describe_model("bossnet_t0")["madds"]
+    with pytest.raises(UsageError, match="has no such option"):
+        describe_model(text, squeeze=False)
+
+
+def test_the_list_shows_accuracy_at_the_pixels_that_it_names(capsys: pytest.CaptureFixture[str]) -> None:
+    show_list("bossnet_t0")
+    line = capsys.readouterr().out.splitlines()[1].split()
+    assert line[-3:] == ["224", "80.8", "published"]
 
 
 def test_list_takes_part_of_a_name() -> None:
