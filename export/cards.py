@@ -65,7 +65,7 @@ class Card:
         load_name: what `timm.create_model` takes.
         license, license_name, license_link: as the Hub spells them; `license_text` in words.
         datasets: Hub names of the training data; empty where it has none.
-        training, evaluation_source, limits: sentences.
+        use, training, evaluation_source, limits: sentences.
         evaluated_on: the test images, in words; `dataset` their Hub name or another short one.
         evaluations: one per image size.
         source_url: where the evaluation is published; None where it was measured here.
@@ -79,6 +79,7 @@ class Card:
     num_classes: int
     license: str
     license_text: str
+    use: str
     training: str
     evaluated_on: str
     dataset: str
@@ -158,6 +159,10 @@ def published_card(name: str, repo: str | None = None, onnx_files: tuple[OnnxFil
         license_name="none-stated",
         license_link=PROJECT,
         license_text=NO_LICENCE,
+        use=(
+            "Classifying photographs into the classes of ImageNet-1k, as a backbone for other tasks on images, and as "
+            "a reference for research on architecture search."
+        ),
         datasets=("imagenet-1k",),
         training=training,
         evaluated_on="the 50,000 validation images of ImageNet-1k",
@@ -205,9 +210,10 @@ def run_card(
         load_name=f"hf-hub:{repo}",
         license=license,
         license_text=license,
+        use=f"Classifying images like those of {data}, and as a beginning for fine-tuning on others.",
         datasets=(hub_name,) if hub_name else (),
         training=(
-            f"`bossnet train` on {data}, recipe {recipe['name']}: {recipe['epochs']} epochs, {recipe['global_batch']} "
+            f"`bossnet train` on {data}, recipe {recipe['name']}: epochs {recipe['epochs']}, {recipe['global_batch']} "
             f"images a step, {recipe['image_size']} pixels, seed {config['seed']}. Everything that decides the result "
             "is in the run's config.json."
         ),

@@ -6,6 +6,8 @@ files to the byte, and so publishing it twice changes nothing.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import timm
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
@@ -98,9 +101,16 @@ def write_repository(
 
 
 def _write(model: nn.Module, arguments: dict[str, Any], card: Card, folder: Path) -> None:
-    # timm's word for class names in config.json is label_names
     config = {"model_args": arguments, "label_names": list(class_names_of(model))}
-    save_for_hf(model, str(folder), model_config=config, safe_serialization=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            save_for_hf(model, scratch, model_config=config, safe_serialization=True)
+            for file in (WEIGHTS, CONFIG):
+                os.replace(Path(scratch) / file, folder / file)
+    except (OSError, SafetensorError) as error:
+        raise BossNetError(
+            f"the files could not be written to {folder}: {error}; free some space or choose another --out"
+        ) from error
     save_text(folder / README, render(card))
 
 

@@ -160,6 +160,17 @@ def test_card_tells_of_the_onnx_file(publication):
     assert "onnx" in ModelCard(text).data.tags
 
 
+def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch):
+    def full(model, folder, **_):
+        Path(folder, "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bossnet_zoo.export.hub.save_for_hf", full)
+    with pytest.raises(BossNetError, match=r"could not be written to .*No space left on device; free some space"):
+        write_repository(str(run), REPO, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("repo", ["tiny", "team/ti ny", "a/b/c", "team/tiny..digits"])
 def test_wrong_repository_names_are_refused(run, tmp_path, repo):
     with pytest.raises(UsageError, match="--repo"):
