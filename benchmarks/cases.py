@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -72,13 +73,19 @@ class Comparison:
     allowed: float
     difference: float
 
+    def __str__(self) -> str:
+        return (
+            f"{self.name:42} {self.naive_seconds:8.2f} s {self.seconds:8.2f} s  {self.ratio:5.2f}x "
+            f"(arithmetic {self.allowed:.2f}x), results differ by {self.difference:.1e}"
+        )
+
 
 def studies() -> dict[str, Study]:
     hytra = HyTraSpace(base_width=32, se=False, act_layer="relu")
     mbconv, nats = MBConvSpace(se=False), NatsSpace()
     return {
         "hytra": Study(hytra, hytra.parse("4c-8c-16cccac-32aaacaaaaa"), 128, step_bar=2.2, rating_bar=8.0),
-        "mbconv": Study(mbconv, mbconv.parse("11-0110-0111-1100-0110"), 128, step_bar=2.4, rating_bar=8.0),
+        "mbconv": Study(mbconv, mbconv.parse("11-0110-0111-1100-0110"), 96, step_bar=2.4, rating_bar=8.0),
         "nats": Study(nats, nats.parse("64:64:64:64:64"), 32, step_bar=3.0, rating_bar=4.5),
     }
 
@@ -131,7 +138,9 @@ def compare(
             results[number] = form()
             times[number].append(time.process_time() - started)
     slow, fast = min(times[0]), min(times[1])
-    return Comparison(name, slow, fast, slow / fast, allowed, difference(*results))
+    comparison = Comparison(name, slow, fast, slow / fast, allowed, difference(*results))
+    print(comparison, file=sys.stderr)  # minutes pass between them
+    return comparison
 
 
 def _arithmetic(form: Callable[[], Any]) -> int:
@@ -166,8 +175,5 @@ def report(
         return
     for name, cases in found.items():
         for case in cases:
-            print(
-                f"{case.name:42} {case.naive_seconds:8.2f} s {case.seconds:8.2f} s  {case.ratio:5.2f}x "
-                f"(arithmetic {case.allowed:.2f}x), results differ by {case.difference:.1e}"
-            )
+            print(case)
         print(f"{name}: geometric mean {means[name]:.2f}x, bar {bars[name]}x\n")
