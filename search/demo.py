@@ -45,10 +45,14 @@ def run_demo(out: Path, runtime: Runtime, *, seed: int = 0, overwrite: bool = Fa
     console.note("2. training a supernet block by block, without labels; rating every path")
     started = time.perf_counter()
     start_run(out, settings, runtime, "demo", overwrite)
-    found = search(settings, out, runtime).best[0]
+    result = search(settings, out, runtime)
+    found = result.best[0]
     search_seconds = time.perf_counter() - started
 
-    console.note(f"3. the best of {space.count():,} architectures under {budget / 1e6:.2f} M multiply-adds:")
+    rated = round(result.table.coverage(space) * space.count())
+    console.note(
+        f"3. the best of {rated:,} rated architectures (of {space.count():,}) under {budget / 1e6:.2f} M multiply-adds:"
+    )
     console.results.print(architecture_text(found.arch))
 
     console.note("4. retraining it with labels, and a plain network beside it")

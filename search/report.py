@@ -112,9 +112,12 @@ def _lede(record: RunRecord) -> str:
     if record.architecture is None:
         of_all = f" of {record.space.num_blocks}" if record.space else ""
         return f"{len(record.block_ratings)}{of_all} blocks of {space} are rated so far. This page shows what there is."
-    among = f"the {record.space.count():,} architectures" if record.space else "the architectures"
+    among = "architectures"
+    if record.space and record.finished_table:  # greedy coverage rates part of the space, and chooses among that part
+        rated = round(record.finished_table.coverage(record.space) * record.space.count())
+        among = f"{rated:,} rated architectures (all: {record.space.count():,})"
     learned = ", learned from images without labels" if record.config.get("method") in ("bossnas", "unnas") else ""
-    return f"Chosen among {among} of {space} by the ratings of {record.num_rated:,} paths{learned}."
+    return f"Chosen among the {among} of {space} by the ratings of {record.num_rated:,} paths{learned}."
 
 
 def _space_name(record: RunRecord) -> str:

@@ -17,6 +17,7 @@ from bossnet_zoo.search.plots import draw_architecture
 from bossnet_zoo.search.report import colored, format_count, format_duration, format_size, write_report
 from bossnet_zoo.search.report_figures import number_format
 from bossnet_zoo.search.report_ranking import draw_points
+from bossnet_zoo.search.run_record import read_run
 from bossnet_zoo.search.svg import spread, standalone, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -374,3 +375,10 @@ def test_labels_evade_each_other():
 )
 def test_quantities_are_written_with_units(text, expected):
     assert text == expected
+
+
+def test_the_page_claims_no_more_architectures_than_have_ratings(tmp_path):
+    record = read_run(make_search(tmp_path / "run"))
+    rated = round(record.finished_table.coverage(record.space) * record.space.count())
+    assert 0 < rated < record.space.count()
+    assert f"Chosen among the {rated:,} rated architectures (all: 2,818,103)" in page_of(tmp_path / "run").text
