@@ -346,6 +346,23 @@ def _open_classifier(
     return Classifier(model, predictor(session), session.metadata.data_config, session.metadata.class_names)
 
 
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Versions, devices and runtimes of this machine, each tried on a tiny network; for bug reports.
+
+    Example: bossnet doctor
+    """
+    from .export.doctor import as_text, examine
+
+    about = examine()
+    if as_json:
+        print_json(about)
+    else:
+        print(as_text(about))
+    if any(check["ok"] is False for check in about["checks"]):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line. Users' mistakes end in one sentence and exit code 1 or 2, other errors in a traceback."""
     from .export.cli import app as export_app
