@@ -278,14 +278,19 @@ def truth(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="Folder of a search, finished or not.")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a search, finished or not.")],
+    figures: Annotated[Path | None, typer.Option(help="Write the figures to this folder too, as SVG.")] = None,
+) -> None:
     """Write the report of a search again, from what its folder holds.
 
-    Example: bossnet report runs/search
+    Example: bossnet report runs/search --figures figures
     """
-    from .report import write_report
+    from .report import write_figures, write_report
 
     print(write_report(run))
+    for file in write_figures(run, figures) if figures is not None else ():
+        print(file)
 
 
 @app.command()

@@ -24,7 +24,7 @@ from bossnet_zoo.errors import ArchitectureError
 from . import report_figures as figures
 from .report_ranking import draw_epochs, draw_intervals, draw_points, rank_rows
 from .run_record import RunRecord, read_run
-from .svg import FIGURE_STYLE, PALETTE
+from .svg import FIGURE_STYLE, PALETTE, standalone
 
 SPACES = {"hytra": "HyTra", "mbconv": "MBConv", "nats": "NATS-Bench S_S"}
 METHODS = {
@@ -53,6 +53,24 @@ def write_report(run: Path) -> Path:
     page = render_report(read_run(run))
     save_text(run / "report.html", page)
     return run / "report.html"
+
+
+def write_figures(run: Path, folder: Path) -> list[Path]:
+    """Write the architecture found and the ratings of every block as SVG files, for a README or a slide.
+
+    Raises:
+        UsageError: the folder is no run directory of a search.
+        BossNetError: a file of the run is damaged, or one could not be written.
+    """
+    record = read_run(Path(run))
+    pictures = {"architecture": figures.architecture_figure(record, record.architecture)}
+    pictures |= {panel.title.lower().replace(" ", "-"): panel.figure for panel, _ in figures.rating_panels(record)}
+    written = []
+    for name, picture in pictures.items():
+        if picture is not None:
+            save_text(folder / f"{name}.svg", standalone(picture))
+            written.append(folder / f"{name}.svg")
+    return written
 
 
 def render_report(record: RunRecord) -> str:

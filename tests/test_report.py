@@ -14,7 +14,14 @@ from example_run import REFERENCE, add_ranking, make_demo, make_search
 from bossnet_zoo.checkpoint import load_json, save_json
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.search.plots import draw_architecture
-from bossnet_zoo.search.report import colored, format_count, format_duration, format_size, write_report
+from bossnet_zoo.search.report import (
+    colored,
+    format_count,
+    format_duration,
+    format_size,
+    write_figures,
+    write_report,
+)
 from bossnet_zoo.search.report_figures import number_format
 from bossnet_zoo.search.report_ranking import draw_points
 from bossnet_zoo.search.run_record import read_run
@@ -337,6 +344,14 @@ def test_figure_can_stand_alone():
     text = standalone(draw_architecture("16ca"))
     figure = ElementTree.fromstring(text)
     assert "--conv" in figure.findtext(f"{SVG}style", "")
+
+
+def test_figures_of_a_run_are_files_that_stand_alone(tmp_path):
+    run = make_search(tmp_path / "run")
+    files = write_figures(run, tmp_path / "figures")
+    assert [file.name for file in files] == ["architecture.svg", *(f"block-{number}.svg" for number in range(1, 5))]
+    for file in files:
+        assert "--conv" in ElementTree.fromstring(file.read_text()).findtext(f"{SVG}style", "")
 
 
 def test_written_form_is_coloured_layer_by_layer():
