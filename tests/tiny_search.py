@@ -1,17 +1,31 @@
-"""Whole searches small enough for a test: a folder of made-up images, and the settings to search on it."""
+"""Whole searches small enough for a test: made-up images, settings to search on them, and what interrupts a search."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from searching import CPU
 
+from bossnet_zoo import checkpoint
+from bossnet_zoo.checkpoint import read_jsonl
 from bossnet_zoo.search.run import SearchResult, search, start_run
 from bossnet_zoo.search.settings import SearchSettings, get_preset
 
+RUN_FILES = {
+    "architectures.json",
+    "blocks",
+    "config.json",
+    "metrics.jsonl",
+    "ratings.json",
+    "report.html",
+    "split.json",
+}
 SPACE_OPTIONS: dict[str, dict[str, Any]] = {
     "hytra": {"block_layers": [1, 2], "base_width": 8, "default_resolution": 32},
     "mbconv": {"block_layers": [1, 1, 1, 1, 1], "width": 0.25, "default_resolution": 32},
@@ -55,3 +69,50 @@ def run_search(folder: Path, **changes: Any) -> SearchResult:
     settings = tiny_settings(write_images(folder / "images"), **changes)
     start_run(folder / "run", settings, CPU)
     return search(settings, folder / "run", CPU)
+
+
+def untimed(run: Path) -> list[dict]:
+    records = read_jsonl(run / "metrics.jsonl")
+    return [{key: r[key] for key in r if key not in ("seconds", "images_per_second")} for r in records]
+
+
+def assert_same_search(run: Path, expected: Path) -> None:
+    """Ratings, architectures, weights and log are equal to the bit."""
+    for name in ("ratings.json", "architectures.json", "split.json"):
+        assert (run / name).read_bytes() == (expected / name).read_bytes(), name
+    blocks = sorted(file.name for file in (expected / "blocks").iterdir())
+    assert sorted(file.name for file in (run / "blocks").iterdir()) == blocks
+    for name in blocks:
+        tensors, others = load_file(run / "blocks" / name), load_file(expected / "blocks" / name)
+        assert tensors.keys() == others.keys()
+        assert all(torch.equal(tensors[key], others[key]) for key in tensors), name
+    assert untimed(run) == untimed(expected)
+    assert {file.name for file in run.iterdir()} == RUN_FILES
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it, so nothing is cleaned up but what the system would."""
+
+
+def run_until_killed(settings: SearchSettings, out: Path, monkeypatch, number: int, when: str) -> bool:
+    """Search, and die before or after the given number of files got their names. Whether it came to that."""
+    replacements, rename = 0, os.replace
+
+    def renaming(source, target):
+        nonlocal replacements
+        replacements += 1
+        if replacements == number and when == "before":
+            leftover = Path(target).with_name(Path(source).name.replace(".tmp", "0.tmp"))
+            leftover.write_bytes(Path(source).read_bytes())  # kill -9 leaves the temporary file
+            raise Killed
+        rename(source, target)
+        if replacements == number and when == "after":
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "replace", renaming)
+        try:
+            search(settings, out, CPU)
+        except Killed:
+            return True
+    return False

@@ -1,0 +1,194 @@
+"""A search is clear about what it cannot do, and leaves nothing behind then."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+from searching import CPU
+from tiny_search import RUN_FILES, assert_same_search, run_until_killed, write_images
+
+from bossnet_zoo import checkpoint
+from bossnet_zoo.checkpoint import load_json, save_json
+from bossnet_zoo.errors import BossNetError, DataError, UsageError
+from bossnet_zoo.search import stage as stage_module
+from bossnet_zoo.search.run import read_config, resume_settings, search, start_run
+from bossnet_zoo.search.states import load_stage, state_file
+
+
+def test_a_folder_that_holds_a_run_is_not_touched_without_overwrite(search_settings, whole_search):
+    before = {file.name: file.stat().st_mtime_ns for file in whole_search.iterdir()}
+    with pytest.raises(UsageError, match=r"already holds a run; type --resume .* --overwrite to replace it, or"):
+        start_run(whole_search, search_settings, CPU)
+    assert {file.name: file.stat().st_mtime_ns for file in whole_search.iterdir()} == before
+
+
+def test_overwrite_replaces_a_run_and_keeps_what_a_search_did_not_write(search_settings, tmp_path):
+    out = tmp_path / "run"
+    start_run(out, search_settings, CPU)
+    (out / "blocks").mkdir()
+    for name in ("ratings.json", "blocks/block1-any.safetensors", "state-block1-any-epoch0001.pt", "notes.txt"):
+        (out / name).write_text("old")
+    start_run(out, replace(search_settings, seed=3), CPU, overwrite=True)
+    assert {file.name for file in out.iterdir()} == {"config.json", "notes.txt"}
+    assert read_config(out)["seed"] == 3
+
+
+@pytest.mark.parametrize("content", ["notes.txt", "config.json"])
+def test_overwrite_never_removes_what_is_no_run(search_settings, tmp_path, content):
+    """Someone's model folder has a config.json too."""
+    (tmp_path / "model").mkdir()
+    save_json(tmp_path / "model" / content, {"architecture": "resnet50"})
+    with pytest.raises(UsageError, match="already holds other files; type another --out"):
+        start_run(tmp_path / "model", search_settings, CPU, overwrite=True)
+    assert [file.name for file in (tmp_path / "model").iterdir()] == [content]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epochs": 5}, r"was started with --epochs 2, not 5; leave it out to resume, or choose another --out"),
+        ({"data": "digits"}, r"was started with --data .*images, not digits"),
+        ({"ensemble": False}, r"was started with --ensemble True, not False"),
+        ({"max_madds": 7}, r"was started with --max-madds 860000, not 7"),
+        ({"space_options": {"base_width": 16}}, r"was started with --space-options"),
+    ],
+)
+def test_resuming_under_other_settings_is_an_error(whole_search, change, said):
+    with pytest.raises(UsageError, match=said):
+        resume_settings(whole_search, change)
+
+
+def test_resuming_with_the_same_settings_again_is_none(search_settings, whole_search):
+    again = {"epochs": 2, "data": search_settings.data, "space_options": {"base_width": 8}}
+    assert resume_settings(whole_search, again).to_json() == load_json(whole_search / "config.json")["settings"]
+
+
+def test_resuming_what_is_no_search_is_an_error(tmp_path):
+    with pytest.raises(UsageError, match=r"is no run directory: it has no config.json; start one with: bossnet search"):
+        resume_settings(tmp_path)
+    save_json(tmp_path / "config.json", {"kind": "train"})
+    with pytest.raises(UsageError, match="no configuration of a search"):
+        resume_settings(tmp_path)
+    save_json(tmp_path / "config.json", {"format": 1, "settings": {"epochs": 2, "colour": "red"}})
+    with pytest.raises(UsageError, match="settings colour are not known to this version"):
+        resume_settings(tmp_path)
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(search_settings, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(BossNetError, match=r"config.json could not be written: .*; free some space or choose another"):
+        start_run(tmp_path / "file" / "run", search_settings, CPU)
+    with pytest.raises(UsageError, match="already holds other files"):
+        start_run(tmp_path / "file", search_settings, CPU)
+
+
+@pytest.mark.parametrize("data", ["empty", "missing", "texts", "few"])
+def test_images_that_cannot_be_searched_on_are_found_before_anything_is_written(
+    search_settings, whole_search, tmp_path, data
+):
+    folder = tmp_path / data
+    if data != "missing":
+        folder.mkdir()
+    if data == "texts":
+        (folder / "a.txt").write_text("no image")
+    if data == "few":
+        write_images(folder, count=6)
+    with pytest.raises((UsageError, DataError)) as error:
+        start_run(tmp_path / "run", replace(search_settings, data=str(folder)), CPU)
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises((UsageError, DataError)):  # nor is an earlier run removed
+        start_run(whole_search, replace(search_settings, data=str(folder)), CPU, overwrite=True)
+    assert {file.name for file in whole_search.iterdir()} == RUN_FILES
+
+
+def test_an_unreadable_image_is_named_and_replaced(search_settings, tmp_path, capsys):
+    folder = write_images(tmp_path / "images")
+    for file in sorted(folder.iterdir())[:12]:
+        file.write_bytes(file.read_bytes()[:60])
+    damaged = replace(search_settings, data=str(folder), epochs=1, rating_every=0)
+    start_run(tmp_path / "run", damaged, CPU)
+    search(damaged, tmp_path / "run", CPU)
+    assert "cannot be read as an image" in capsys.readouterr().err
+
+
+def test_images_none_of_which_can_be_read_are_an_error(search_settings, tmp_path):
+    folder = write_images(tmp_path / "images")
+    for file in folder.iterdir():
+        file.write_bytes(b"no image")
+    start_run(tmp_path / "run", replace(search_settings, data=str(folder)), CPU)
+    with pytest.raises(DataError, match=r"none of its .* images can be read"):
+        search(replace(search_settings, data=str(folder)), tmp_path / "run", CPU)
+
+
+def test_images_that_went_missing_before_a_resume_are_an_error(search_settings, tmp_path):
+    folder = write_images(tmp_path / "images")
+    moved = replace(search_settings, data=str(folder))
+    out = tmp_path / "run"
+    start_run(out, moved, CPU)
+    with pytest.MonkeyPatch.context() as patch:
+        run_until_killed(moved, out, patch, 3, "after")
+    next(folder.iterdir()).unlink()
+    with pytest.raises(DataError, match="bring the missing images back, or start a new run"):
+        search(resume_settings(out), out, CPU)
+
+
+def test_bounds_that_nothing_meets_say_what_is_the_smallest(search_settings, tmp_path):
+    impossible = replace(search_settings, max_madds=1000, epochs=1, rating_every=0)
+    start_run(tmp_path / "run", impossible, CPU)
+    with pytest.raises(UsageError, match=r"at most 1,000 MAdds; the smallest possible is \d"):
+        search(impossible, tmp_path / "run", CPU)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_last_good_state(search_settings, tmp_path, monkeypatch):
+    bootstrap, calls = stage_module.bootstrap, 0
+
+    def diverging(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        return bootstrap(*args, **kwargs) if calls < 4 else float("nan")
+
+    monkeypatch.setattr(stage_module, "bootstrap", diverging)
+    out = tmp_path / "run"
+    start_run(out, search_settings, CPU)
+    with pytest.raises(BossNetError) as error:
+        search(search_settings, out, CPU)
+    assert str(error.value).startswith("the loss became nan in block1-any at step 2 (epoch 2); the last good state is ")
+    assert state_file(out, "block1-any", 1).exists()
+    assert str(state_file(out, "block1-any", 1)) in str(error.value)
+    assert load_stage(out, "block1-any")["epoch"] == 1
+
+
+def test_a_full_disk_is_one_sentence_and_the_search_can_go_on(search_settings, whole_search, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    start_run(out, search_settings, CPU)
+    replacements, rename = 0, os.replace
+
+    def full(source, target):
+        nonlocal replacements
+        replacements += 1
+        if replacements == 5:
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "replace", full)
+        with pytest.raises(BossNetError, match=r"could not be written: .*No space left on device; free some space"):
+            search(search_settings, out, CPU)
+    search(resume_settings(out), out, CPU)
+    assert_same_search(out, whole_search)
+
+
+def test_pictures_of_any_mode_and_size_can_be_searched_on(search_settings, tmp_path):
+    folder = write_images(tmp_path / "images", count=20)
+    for number, mode in enumerate(("L", "P", "RGBA", "LA", "1", "CMYK")):
+        Image.new(mode, (20 + 30 * number, 50)).convert("RGB" if mode == "CMYK" else mode).save(
+            folder / f"odd{number}.png"
+        )
+    odd = replace(search_settings, data=str(folder), epochs=1, rating_every=0, max_madds=None)
+    start_run(tmp_path / "run", odd, CPU)
+    assert search(odd, tmp_path / "run", CPU).best
