@@ -36,7 +36,7 @@ from .image_sources import UNREADABLE, Source
 PARTS = ("search-train", "search-val", "train", "test", "all")
 MAX_SEARCH_VAL = 50_000
 DATA_HINT = (
-    "allowed: digits, cifar10[:FOLDER], cifar100[:FOLDER], hf:NAME[:CONFIG], a folder of images "
+    "allowed: digits, digits:hard, cifar10[:FOLDER], cifar100[:FOLDER], hf:NAME[:CONFIG], a folder of images "
     "(train/CLASS/*.jpg, CLASS/*.jpg, with a CSV, or without labels), or shards such as data/{000..012}.tar"
 )
 
@@ -167,8 +167,9 @@ def open_images(
     """The images of one part of a source.
 
     Args:
-        source: `digits`; `cifar10` or `cifar100`, with `:FOLDER` where torchvision's copy is not in $BOSSNET_DATA (by
-            default ~/.cache/bossnet-zoo); `hf:NAME[:CONFIG]`; a folder (see `image_sources.folder`), or shards such as
+        source: `digits`, or `digits:hard` (8 x 8 pixels under noise, half of them kept for testing); `cifar10` or
+            `cifar100`, with `:FOLDER` where torchvision's copy is not in $BOSSNET_DATA (by default
+            ~/.cache/bossnet-zoo); `hf:NAME[:CONFIG]`; a folder (see `image_sources.folder`), or shards such as
             `data/{000..012}.tar`.
         part: one of `PARTS`.
         seed: draws search-val.
@@ -200,6 +201,8 @@ def _open(name: str, train: bool) -> Source | None:
     kind, _, rest = name.partition(":")
     if name == "digits":
         return image_sources.digits() if train else None
+    if name == "digits:hard":
+        return image_sources.hard_digits(train)
     if kind in ("cifar10", "cifar100"):
         return image_sources.cifar(kind, rest or cifar_folder(), train)
     if kind == "hf" and rest:

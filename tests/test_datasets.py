@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
 from bossnet_zoo import datasets as bossnet_datasets
@@ -75,6 +76,22 @@ def test_digits_are_rgb_images_with_their_labels():
     assert images.labels[:4] == [0, 1, 2, 3]
     assert images.class_names == tuple("0123456789")
     assert np.asarray(image)[24:40, 24:40].mean() < np.asarray(image)[16:24, 16:48].mean()  # a zero has a hole
+
+
+def test_hard_digits_are_small_and_noisy_and_half_of_them_are_for_testing():
+    train, test = open_images("digits:hard", "train"), open_images("digits:hard", "test")
+    assert (len(train), len(test)) == (898, 899)
+    assert train.image(0).size == (8, 8)
+    originals = load_digits()
+    clear = originals.images / 16 * 255
+    noisy = train.source.images[:60]
+    nearest = np.square(noisy[:, None] - clear).sum((2, 3)).argmin(1)
+    assert len(set(nearest)) > 55  # nearly every image has an original of its own behind it
+    assert np.mean(originals.target[nearest] == train.labels[:60]) > 0.85
+    grey = (clear[nearest] > 100) & (clear[nearest] < 155)  # where clipping takes little of the noise away
+    assert 70 < (noisy - clear[nearest])[grey].std() < 95
+    assert np.bincount(test.require_labels("this test")).min() > 70
+    assert np.array_equal(train.source.images, open_images("digits:hard", "train").source.images)  # fixed noise
 
 
 def test_search_val_is_capped_at_the_size_of_imagenet_nas_val(monkeypatch):
@@ -185,7 +202,7 @@ def test_an_empty_folder_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("source", ["no/such/folder", "digit", "hf:"])
 def test_an_unknown_source_says_what_is_allowed(source):
-    with pytest.raises(UsageError, match=r"no folder and no known name; allowed: digits, cifar10"):
+    with pytest.raises(UsageError, match=r"no folder and no known name; allowed: digits, digits:hard, cifar10"):
         open_images(source, "train")
 
 
