@@ -73,6 +73,7 @@ class Job:
     num_classes: int
     workers: int
     save_every: int
+    test_every: int
 
 
 def train(
@@ -91,11 +92,12 @@ def train(
     workers: int | None = None,
     strict_images: bool = False,
     save_every: int = 1000,
+    test_every: int = 1,
     tensorboard: bool = True,
     resume: bool = False,
     overwrite: bool = False,
 ) -> TrainResult:
-    """Train a network, and measure it and the moving average of its weights after every epoch.
+    """Train a network, and measure it and the moving average of its weights after every epoch, or some of them.
 
     Args:
         model, model_options: a timm name or an architecture, and further arguments of the network; or another run's
@@ -111,6 +113,7 @@ def train(
         workers: data-loading processes; by default chosen for the runtime.
         strict_images: an unreadable image is an error.
         save_every: steps after which the state is saved, besides after every epoch.
+        test_every: epochs between two tests; the last epoch always has one.
         tensorboard: write the metrics for TensorBoard too, if it is installed.
         resume: continue the run in `out`, to the same weights as if it had never stopped.
         overwrite: begin anew where `out` holds a run.
@@ -134,7 +137,8 @@ def train(
     preprocessing |= {"crop_pct": recipe.crop_pct} if recipe.crop_pct else {}
     plan = Plan.make(len(images), recipe, seed, runtime, device_batch)
     workers = count_workers(runtime, workers)
-    job = Job(out, recipe, runtime, plan, images, test_images, preprocessing, num_classes, workers, save_every)
+    every = (save_every, test_every)
+    job = Job(out, recipe, runtime, plan, images, test_images, preprocessing, num_classes, workers, *every)
     settings = {"model": name, "model_options": options, "data": data, "parts": parts, "pretrained": pretrained}
     settings |= {"init": None if init is None else str(init), "seed": seed, "strict_images": strict_images}
     if runtime.is_main:
@@ -309,30 +313,28 @@ def _announce(job: Job, state: State) -> None:
 
 
 def _test(job: Job, state: State) -> dict[str, Any]:
-    """The epoch's record: accuracy of the weights and of their moving average."""
+    """The epoch's record: accuracy of the weights and of their moving average, if it is tested."""
+    rate = max(group["lr"] for group in state.optimizer.param_groups)
+    train_loss = state.loss_sum / job.plan.steps
+    record = {"kind": "epoch", "epoch": state.epoch, "train_loss": train_loss, "lr": rate}
+    if (state.epoch + 1) % job.test_every and state.epoch + 1 < job.recipe.epochs:
+        return record
     state.model.eval()
     options: dict[str, Any] = {"batch": job.plan.device_batch, "workers": job.workers}
     raw, ema = (
         measure_accuracy(network, job.test_images, job.preprocessing, job.runtime, **options)
         for network in (state.model, state.ema.module)
     )
-    return {
-        "kind": "epoch",
-        "epoch": state.epoch,
-        "train_loss": state.loss_sum / job.plan.steps,
-        "test_loss": raw.loss,
-        "top1": raw.top1,
-        "top5": raw.top5,
-        "ema_top1": ema.top1,
-        "ema_top5": ema.top5,
-        "lr": max(group["lr"] for group in state.optimizer.param_groups),
-    }
+    accuracies = {"top1": raw.top1, "top5": raw.top5, "ema_top1": ema.top1, "ema_top5": ema.top5}
+    return record | {"test_loss": raw.loss} | accuracies
 
 
 def _report(job: Job, record: Mapping[str, Any]) -> None:
-    accuracy = f"top-1 {record['top1']:.2f} (average weights {record['ema_top1']:.2f})"
-    speed = f"{record['images_per_second']:.0f} images/s"
-    console.note(f"epoch {record['epoch']}/{job.recipe.epochs}: loss {record['train_loss']:.4f}, {accuracy}, {speed}")
+    parts = [f"loss {record['train_loss']:.4f}"]
+    if "top1" in record:
+        parts.append(f"top-1 {record['top1']:.2f} (average weights {record['ema_top1']:.2f})")
+    parts.append(f"{record['images_per_second']:.0f} images/s")
+    console.note(f"epoch {record['epoch']}/{job.recipe.epochs}: {', '.join(parts)}")
 
 
 def _finish(job: Job, state: State) -> TrainResult:

@@ -120,11 +120,12 @@ def keep_metrics_before(out: Path, epoch: int) -> None:
 
 def save_epoch_weights(out: Path, state: State, record: Mapping[str, Any]) -> None:
     """The latest weights of both kinds, and the best so far; their safetensors metadata say which and from when."""
-    by_kind = {"model": (state.model, record["top1"]), "ema": (state.ema.module, record["ema_top1"])}
+    by_kind = {"model": (state.model, record.get("top1")), "ema": (state.ema.module, record.get("ema_top1"))}
     for kind, (network, top1) in by_kind.items():
-        about = {"epoch": str(record["epoch"]), "weights": kind, "top1": f"{top1:.4f}"}
+        about = {"epoch": str(record["epoch"]), "weights": kind}
+        about |= {} if top1 is None else {"top1": f"{top1:.4f}"}
         save_weights(out / WEIGHTS[kind], network.state_dict(), about)
-        if top1 > state.best_top1:
+        if top1 is not None and top1 > state.best_top1:
             state.best_top1, state.best_epoch = top1, record["epoch"]
             save_weights(out / WEIGHTS["best"], network.state_dict(), about)
 

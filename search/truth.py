@@ -168,6 +168,7 @@ def _train(study: Study, arch: Arch, seed: int, out: Path, runtime: Runtime, wor
             parts=study.parts,
             seed=study.seed + seed,
             workers=workers,
+            test_every=study.recipe.epochs,  # no accuracy but the last epoch's counts
             tensorboard=False,
             resume=runtime.broadcast((folder / "config.json").exists()),
         )

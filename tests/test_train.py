@@ -268,6 +268,18 @@ def test_weights_say_what_they_are(whole):
     assert not torch.equal(raw["conv1.weight"], ema["conv1.weight"])
 
 
+def test_epochs_without_a_test_change_nothing_but_what_is_known(folder, whole, tmp_path):
+    result = fit(folder, tmp_path / "run", test_every=TINY.epochs)
+    records = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert ["top1" in record for record in records] == [False] * (TINY.epochs - 1) + [True]
+    assert result.best_epoch == TINY.epochs - 1
+    for name in ("last.safetensors", "last_ema.safetensors"):
+        found, expected = (load_file(run / name) for run in (tmp_path / "run", whole))
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+    with safe_open(whole / "last.safetensors", "pt") as file:
+        assert float(file.metadata()["top1"]) == pytest.approx(result.top1, abs=1e-3)
+
+
 def test_a_run_that_has_no_weights_yet_says_so(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "train_step", lambda *_: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed):
