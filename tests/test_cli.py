@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -115,6 +116,20 @@ def test_a_failure_ends_with_exit_code_1(monkeypatch, capfd, tmp_path):
     assert code == 1
     assert notes.strip().splitlines()[-1].startswith("error: ")
     assert "could not be written" in notes
+
+
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise():
+    script = (
+        "import os, sys, bossnet_zoo.cli as cli; assert 'torch' not in sys.modules\n"
+        "try: cli.main()\n"
+        "except SystemExit: print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        environment |= {"OMP_WAIT_POLICY": given} if given else {}
+        command = [sys.executable, "-c", script, "--version"]
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert answer.stdout.splitlines()[-1] == expected
 
 
 def test_quiet_leaves_errors(monkeypatch, capfd):
