@@ -1,7 +1,8 @@
-"""Commands on ratings: solve and rank. Heavy imports happen inside commands."""
+"""Commands on ratings: solve and rank, and latency, which measures what solve may be bounded by."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,14 +12,18 @@ from bossnet_zoo import console
 from bossnet_zoo.cli import AsJson, parse_amount, parse_options, print_json
 from bossnet_zoo.errors import UsageError
 
+from .cli_latency import app as latency_app
+
 if TYPE_CHECKING:
     from bossnet_zoo.spaces import Space
 
+    from .latency import LatencyTable
     from .ranking import Agreement, Ranking
     from .rating_table import RatingTable
     from .solver import Solution
 
 app = typer.Typer()
+app.add_typer(latency_app, name="latency")
 
 Ratings = Annotated[Path, typer.Option(help="A search's ratings.json, or one table of paths per block.")]
 SpaceName = Annotated[str | None, typer.Option("--space", help="The space, where the file does not say it right.")]
@@ -44,6 +49,10 @@ def solve(
     option: SpaceOptions = None,
     max_madds: Annotated[str | None, typer.Option(metavar="AMOUNT", help="Most multiply-adds: 475M or 3.5G.")] = None,
     max_params: Annotated[str | None, typer.Option(metavar="AMOUNT", help="Most parameters: 25M.")] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(metavar="MS", help="Most milliseconds.")] = None,
+    latency_table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Latencies that bossnet latency build measured.")
+    ] = None,
     lambdas: Annotated[
         str | None,
         typer.Option("--lambda", metavar="A,B,...", help="Weights of the blocks; or a truth file, to fit them to."),
@@ -51,7 +60,7 @@ def solve(
     resolution: Annotated[int | None, typer.Option(help="Pixels at which multiply-adds count.")] = None,
     top: Annotated[int, typer.Option(help="How many of the best.")] = 1,
     pareto: Annotated[bool, typer.Option("--pareto", help="The best at every cost instead.")] = False,
-    against: Annotated[str, typer.Option(help="That cost: madds or params.")] = "madds",
+    against: Annotated[str, typer.Option(help="That cost: madds, params or latency.")] = "madds",
     as_json: AsJson = False,
 ) -> None:
     """Find the best architectures of the whole space under upper bounds, exactly.
@@ -64,6 +73,8 @@ def solve(
     asked: dict[str, Any] = {
         "max_madds": parse_amount(max_madds, "--max-madds"),
         "max_params": parse_amount(max_params, "--max-params"),
+        "max_latency_ms": max_latency_ms,
+        "latency": _latency(latency_table, searched, resolution, max_latency_ms, pareto and against == "latency"),
         "lambdas": _lambdas(lambdas, searched, table),
         "resolution": resolution,
     }
@@ -80,6 +91,26 @@ def solve(
         print_json([solution.to_json() for solution in solutions])
     else:
         _print_solutions(solutions)
+
+
+def _latency(
+    file: Path | None, space: Space, resolution: int | None, most: float | None, against: bool
+) -> LatencyTable | None:
+    """The table in `file`, where it is of the networks asked about."""
+    if most is not None and not (0 < most < math.inf):
+        raise UsageError(f"--max-latency-ms {most:g} is not possible; type milliseconds, such as 25")
+    if file is None:
+        if most is not None or against:
+            raise UsageError(
+                f"{'--max-latency-ms' if most is not None else '--against latency'} needs latencies of your device; "
+                f"type --latency-table FILE, which bossnet latency build {space.name} --out FILE measures"
+            )
+        return None
+    from .latency import read_latency
+
+    table = read_latency(file)
+    table.require(space, resolution)
+    return table
 
 
 def _lambdas(text: str | None, space: Space, table: RatingTable) -> tuple[float, ...] | None:
@@ -108,6 +139,9 @@ def _print_solutions(solutions: list[Solution]) -> None:
         [str(s.arch), f"{s.score:.8g}", f"{s.cost.madds / 1e6:,.1f} M", f"{s.cost.params / 1e6:,.3f} M"]
         for s in solutions
     ]
+    if solutions[0].latency_ms is not None:
+        header.append("ms")
+        rows = [[*row, f"{s.latency_ms:.3f}"] for row, s in zip(rows, solutions, strict=True)]
     console.print_table([header, *rows])
 
 

@@ -143,7 +143,8 @@ def _bounds(
     """Upper bounds by name of the cost, latency in nanoseconds."""
     if max_latency_ms is not None and latency is None:
         raise UsageError("a bound on latency needs measured latencies; pass them as `latency`")
-    max_ns = None if max_latency_ms is None else math.floor(max_latency_ms * NS_PER_MS)
+    # 1.001 ms are 1,001,000 ns, and 1000999.9999 after a multiplication in binary.
+    max_ns = None if max_latency_ms is None else math.floor(round(max_latency_ms * NS_PER_MS, 3))
     given = {"madds": max_madds, "params": max_params, "latency": max_ns}
     return {name: bound for name, bound in given.items() if bound is not None}
 
@@ -242,9 +243,9 @@ def _amount(name: str, value: int) -> str:
 
 
 def _option(name: str, value: int) -> str:
-    """`--max-madds 475000000`, exact; for latencies, which only Python callers bring, the argument."""
+    """`--max-madds 475000000`, exact; of latencies rounded up to microseconds."""
     if name == "latency":
-        return f"max_latency_ms={math.ceil(value / 1e3) / 1e3:g}"
+        return f"--max-latency-ms {math.ceil(value / 1e3) / 1e3:.12g}"
     return f"--max-{name} {value}"
 
 

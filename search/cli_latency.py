@@ -1,0 +1,110 @@
+"""Commands on latency tables: build and show. Heavy imports happen inside commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bossnet_zoo import console
+from bossnet_zoo.cli import AsJson, parse_options, print_json
+from bossnet_zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from .latency import LatencyTable
+
+app = typer.Typer(help="Latencies of a space's operations, measured on this device, for bossnet solve.")
+
+
+@app.command()
+def build(
+    source: Annotated[str, typer.Argument(metavar="MODEL_OR_SPACE", help="Or a ratings file, or a search's folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The table's file.")] = Path("latency.json"),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    runtime: Annotated[str, typer.Option(help="torch, onnxruntime or tensorrt.")] = "torch",
+    resolution: Annotated[int | None, typer.Option(help="Pixels of a side; by default the space's own.")] = None,
+    batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Of the CPU; by default as many as PyTorch takes.")] = None,
+    check: Annotated[int, typer.Option(help="Whole networks to compare the table with; 0 for none.")] = 20,
+    rounds: Annotated[int, typer.Option(help="Turns that every network has.")] = 7,
+    seed: Annotated[int, typer.Option(help="Draws the networks.")] = 0,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="Option of the space: se=false.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table that --out holds.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a table of latencies on this device, and how far its sums are from whole networks.
+
+    Example: bossnet latency build bossnet_t0 --device cpu --runtime onnxruntime --out latency.json
+    """
+    from .latency_build import build_table
+    from .latency_parts import find_space
+    from .latency_runtimes import make_engine
+
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists; type another --out, or --overwrite to replace it")
+    space = find_space(source, parse_options(option))
+    engine = make_engine(runtime, device, threads)
+    progress = out.with_name(f"{out.name}.partial")
+    table = build_table(
+        space,
+        engine,
+        resolution=resolution,
+        batch=batch,
+        check=check,
+        rounds=rounds,
+        seed=seed,
+        progress=progress,
+    )
+    table.write(out)
+    progress.unlink(missing_ok=True)
+    if as_json:
+        print_json(table.to_json())
+    else:
+        _print_check(table)
+    console.note(f"written to {out}; see it: bossnet latency show {out}")
+    console.note(f"next: bossnet solve --ratings RATINGS --latency-table {out} --max-latency-ms MS")
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="A table that bossnet latency build wrote.")],
+    as_json: AsJson = False,
+) -> None:
+    """A table of latencies: what was measured, on what, and how well its sums hold.
+
+    Example: bossnet latency show latency.json
+    """
+    from .latency import read_latency, words
+
+    table = read_latency(file)
+    if as_json:
+        print_json(table.to_json())
+        return
+    print(f"{table.space.name}, {table.resolution} px, batch {table.batch}, float32; milliseconds")
+    print(f"{words(table.runtime, table.versions, table.device, table.threads)}; {table.date}\n")
+    rows: list[tuple[str, ...]] = [("operation", "input", "output", "ms", "spread", "timings")]
+    for name, operation in table.operations.items():
+        what, given, _, answer = name.split()
+        figures = (f"{operation.ms:.3f}", f"{100 * operation.spread:.1f} %", f"{operation.timings}")
+        rows.append((what, given, answer, *figures))
+    console.print_table(rows)
+    print(f"\na network takes {table.scale:.3f} x the sum {table.offset_ms:+.3f} ms")
+    _print_check(table)
+
+
+def _print_check(table: LatencyTable) -> None:
+    if table.check is None:
+        print("not checked on whole networks")
+        return
+    about = table.check
+    taus = {"Kendall tau": about["kendall"], "Spearman rho": about["spearman"]}
+    order = ", ".join(f"{name} {value:.3f}" for name, value in taus.items() if value is not None)
+    fastest, slowest = (pick(net["measured_ms"] for net in about["networks"]) for pick in (min, max))
+    print(
+        f"{len(about['networks'])} networks of {fastest:.4g} to {slowest:.4g} ms: mean relative error "
+        f"{100 * about['mean_relative_error']:.2f} %,\n"
+        f"largest {100 * about['largest_relative_error']:.2f} %" + (f"; {order}" if order else "")
+    )
