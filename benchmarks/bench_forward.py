@@ -18,7 +18,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from bossnet_zoo.models.hytra import Attention
+from bossnet_zoo.models.hytra_layers import Attention
 from bossnet_zoo.models.table import measure
 
 NAIVE_BAR, RESNET_BAR = 1.0, 1.15

@@ -12,7 +12,7 @@ from searching import CPU, SETTINGS, SPACE, lively_siamese, make_setup, pixels, 
 from timm.optim import Lars
 from torch import nn
 
-from bossnet_zoo.models.hytra import ResAtt
+from bossnet_zoo.models.hytra_layers import ResAtt
 from bossnet_zoo.search.bootstrapping import (
     SiameseSupernet,
     bootstrap,

@@ -14,7 +14,7 @@ from torch import nn
 
 from bossnet_zoo import models
 from bossnet_zoo.errors import UsageError
-from bossnet_zoo.models import hytra, mbconv, nats
+from bossnet_zoo.models import hytra, hytra_layers, mbconv, nats
 from bossnet_zoo.models.table import PUBLISHED, measure, with_table
 from bossnet_zoo.spaces import HyTraArch, MBConvArch, MBConvSpace, NatsArch, get_space, parse_arch
 
@@ -78,7 +78,7 @@ def test_readme_table_is_that_of_the_models():
 # --- HyTra
 
 
-def attention_in_float64(attention: hytra.Attention, x: torch.Tensor) -> torch.Tensor:
+def attention_in_float64(attention: hytra_layers.Attention, x: torch.Tensor) -> torch.Tensor:
     """Head by head and token by token: softmax over keys of q k^T / sqrt(D), applied to v."""
     B, C, H, W = x.shape
     weight = attention.to_qkv.weight.double().reshape(3 * C, C)
@@ -97,7 +97,7 @@ def attention_in_float64(attention: hytra.Attention, x: torch.Tensor) -> torch.T
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_attention_is_softmax_over_keys_applied_to_values(channels_last):
     torch.manual_seed(0)
-    attention, x = hytra.Attention(24, head_dim=8), torch.randn(2, 24, 3, 5)
+    attention, x = hytra_layers.Attention(24, head_dim=8), torch.randn(2, 24, 3, 5)
     nn.init.normal_(attention.to_qkv.weight)  # far from uniform attention
     if channels_last:
         x = x.to(memory_format=torch.channels_last)
@@ -108,7 +108,8 @@ def test_attention_is_softmax_over_keys_applied_to_values(channels_last):
 
 def test_heads_are_1_2_4_8_of_64_channels():
     model = on_meta("hytra", arch="4c-8c-16ca-32aa")
-    heads = {name: module.num_heads for name, module in model.named_modules() if isinstance(module, hytra.Attention)}
+    attentions = {name: m for name, m in model.named_modules() if isinstance(m, hytra_layers.Attention)}
+    heads = {name: attention.num_heads for name, attention in attentions.items()}
     assert heads == {"layer3.1.net.1": 4, "layer4.0.net.1": 8, "layer4.1.net.1": 8}
     assert model.layer3[1].net[1].to_qkv.weight.shape == (3 * 256, 256, 1, 1)
 
@@ -135,7 +136,7 @@ def test_state_dict_has_the_names_of_the_release():
 
 def test_a_resconv_is_the_sum_of_its_parts():
     torch.manual_seed(0)
-    layer, x = hytra.ResConv(16, 8, stride=2).eval(), torch.randn(2, 16, 7, 7)
+    layer, x = hytra_layers.ResConv(16, 8, stride=2).eval(), torch.randn(2, 16, 7, 7)
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.3)
     F = nn.functional
@@ -257,8 +258,8 @@ def test_a_nats_cell_is_the_fixed_genotype():
 def test_layer_names_are_those_of_the_choice_layers(text, names):
     model = models.build(parse_arch(text), num_classes=10)
     kinds = (
-        hytra.ResConv,
-        hytra.ResAtt,
+        hytra_layers.ResConv,
+        hytra_layers.ResAtt,
         nats.Cell,
         nats.ReductionBlock,
         timm.models._efficientnet_blocks.InvertedResidual,

@@ -3,7 +3,7 @@
 Li et al., BossNAS: Exploring Hybrid CNN-transformers with Block-wisely Self-supervised Neural Architecture Search,
 ICCV 2021, https://arxiv.org/abs/2103.12424, section 4.1.
 
-Shapes: B images, C channels, H x W pixels, N = H * W tokens, D channels of an attention head.
+Shapes: B images, C channels, H x W pixels.
 
 State dict: module names are those of the authors' released checkpoints, and weights in the wild depend on every one of
 them, odd as some are. Stem `conv1`, `bn1`; the layers at stride 4, 8, 16, 32 in `layer1` to `layer4`, counted from 0
@@ -13,160 +13,18 @@ classifier `fc`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
-from timm.layers import DropPath, SqueezeExcite, create_classifier, get_act_layer
-from timm.models import checkpoint_seq, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
+from timm.layers import get_act_layer
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..spaces.hytra import STRIDES, HyTraArch
-from .weights import LoadsWeightFiles, build_variant, imagenet_cfg
-
-# --- blocks
-
-
-class PositionConv(nn.Module):
-    """Depth-wise 3x3 convolution: implicit position encoding (CPVT, arXiv 2102.10882), and the place of the stride."""
-
-    def __init__(self, channels: int, stride: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-
-def make_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """Average-pool where the stride is 2, then 1x1 convolution and BN; the identity where nothing changes."""
-    if stride == 1 and in_channels == out_channels:
-        return nn.Identity()
-    pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride == 2 else nn.Identity()
-    return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
-
-
-class ResConv(nn.Module):
-    """Residual bottleneck with a 3x3 convolution: (B, in_channels, H, W) -> (B, 4 * width, H / stride, W / stride)."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int = 1,
-        *,
-        se: bool = True,
-        act_layer: type[nn.Module] = nn.SiLU,
-        drop_path: float = 0.0,
-        dilation: int = 1,
-    ):
-        super().__init__()
-        out_channels = 4 * width
-        self.downsample = make_shortcut(in_channels, out_channels, stride)
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.peg = PositionConv(width, stride)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.act1 = act_layer(inplace=True)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.act2 = act_layer(inplace=True)
-        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out_channels)
-        reduced = max(out_channels // 16, 8)
-        self.se = SqueezeExcite(out_channels, rd_channels=reduced, act_layer=nn.ReLU) if se else nn.Identity()
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        self.act3 = act_layer(inplace=True)
-
-    @torch.jit.ignore
-    def zero_init_last(self) -> None:
-        nn.init.zeros_(self.bn3.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = self.downsample(x)
-        x = self.peg(self.conv1(x))
-        x = self.act1(self.bn1(x))
-        x = self.act2(self.bn2(self.conv2(x)))
-        x = self.se(self.bn3(self.conv3(x)))
-        return self.act3(self.drop_path(x) + shortcut)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention over all pixels: (B, C, H, W) -> (B, C, H, W)."""
-
-    def __init__(self, channels: int, head_dim: int):
-        super().__init__()
-        self.num_heads = channels // head_dim
-        self.scale = head_dim**-0.5
-        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)  # all queries, then all keys, then all values
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        qkv = self.to_qkv(x).reshape(B, 3 * self.num_heads, C // self.num_heads, H * W).transpose(-2, -1)
-        q, k, v = qkv.chunk(3, dim=1)  # each (B, heads, N, D)
-        x = F.scaled_dot_product_attention(q * self.scale, k, v, scale=1.0)
-        return x.transpose(-2, -1).reshape(B, C, H, W)
-
-
-class ResAtt(nn.Module):
-    """Residual bottleneck with self-attention: (B, in_channels, H, W) -> (B, 4 * width, H / stride, W / stride)."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int = 1,
-        *,
-        head_dim: int = 64,
-        act_layer: type[nn.Module] = nn.SiLU,
-    ):
-        super().__init__()
-        self.shortcut = make_shortcut(in_channels, 4 * width, stride)
-        self.proj = nn.Sequential(
-            nn.Conv2d(in_channels, width, 1, bias=False),
-            PositionConv(width, stride),
-            nn.BatchNorm2d(width),
-        )
-        self.net = nn.Sequential(
-            act_layer(inplace=True),
-            Attention(width, head_dim),
-            nn.BatchNorm2d(width),
-            act_layer(inplace=True),
-            nn.Conv2d(width, 4 * width, 1, bias=False),
-            nn.BatchNorm2d(4 * width),
-        )
-        self.act = act_layer(inplace=True)
-
-    @torch.jit.ignore
-    def zero_init_last(self) -> None:
-        last = self.net[5]
-        assert isinstance(last, nn.BatchNorm2d)
-        nn.init.zeros_(last.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.net(self.proj(x)) + self.shortcut(x))
-
-
-def make_downsample(in_channels: int, out_channels: int, act_layer: type[nn.Module]) -> nn.Sequential:
-    """The step that stands for a scale without layers: 3x3 stride-2 convolution, BN, activation."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        act_layer(inplace=True),
-    )
-
-
-@torch.no_grad()
-def init_weights(module: nn.Module) -> None:
-    """Kaiming normal, fan-out, on convolutions; the last BN of every residual block starts at zero."""
-    for child in module.modules():
-        if isinstance(child, nn.Conv2d) and not child.weight.is_meta:  # where drawing nothing takes long
-            nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")
-    for child in module.modules():
-        if isinstance(child, ResConv | ResAtt):
-            child.zero_init_last()
-
+from .hytra_layers import ResAtt, ResConv, init_weights, make_downsample
+from .network import Network
+from .weights import build_variant, imagenet_cfg
 
 # --- from an architecture to its layers
 
@@ -210,10 +68,18 @@ def layer_names(arch: HyTraArch) -> tuple[str, ...]:
     return tuple(f"layer{scale + 1}.{scales[:number].count(scale)}" for number, scale in enumerate(scales))
 
 
+def check_output_stride(arch: HyTraArch, output_stride: int) -> None:
+    """Raise `UsageError` unless a network of this architecture can stop striding at `output_stride`."""
+    allowed = [stride for stride in (8, 16, 32) if stride >= STRIDES[arch.first_scale]]
+    if output_stride not in allowed:
+        choices = ", ".join(map(str, allowed))
+        raise UsageError(f"output_stride {output_stride} is not possible for {arch}; allowed: {choices}")
+
+
 # --- the network
 
 
-class HyTra(LoadsWeightFiles, nn.Module):
+class HyTra(Network):
     """A HyTra network as a timm model.
 
     Args:
@@ -235,6 +101,7 @@ class HyTra(LoadsWeightFiles, nn.Module):
         UsageError: an `output_stride` that the architecture cannot have.
     """
 
+    classifier_name = "fc"
     layer1: nn.Sequential
     layer2: nn.Sequential
     layer3: nn.Sequential
@@ -255,17 +122,9 @@ class HyTra(LoadsWeightFiles, nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ):
-        super().__init__()
         arch = HyTraArch.parse(arch) if isinstance(arch, str) else arch
-        allowed = [stride for stride in (8, 16, 32) if stride >= STRIDES[arch.first_scale]]
-        if output_stride not in allowed:
-            choices = ", ".join(map(str, allowed))
-            raise UsageError(f"output_stride {output_stride} is not possible for {arch}; allowed: {choices}")
-        self.arch = str(arch)
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.drop_rate = drop_rate
-        self.grad_checkpointing = False
+        check_output_stride(arch, output_stride)
+        super().__init__(arch, num_classes, in_chans, drop_rate)
         act = get_act_layer(act_layer)
         assert act is not None
 
@@ -273,7 +132,7 @@ class HyTra(LoadsWeightFiles, nn.Module):
         self.bn1 = nn.BatchNorm2d(base_width)
         self.act1 = act(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.feature_info: list[dict[str, Any]] = [{"num_chs": base_width, "reduction": 2, "module": "act1"}]
+        self.feature_info.append({"num_chs": base_width, "reduction": 2, "module": "act1"})
 
         rates = [drop_path_rate * index / max(len(arch.layers) - 1, 1) for index in range(len(arch.layers))]
         reduction = STRIDES[0]
@@ -292,91 +151,33 @@ class HyTra(LoadsWeightFiles, nn.Module):
                     modules.append(ResAtt(in_channels, width, stride, head_dim=head_dim or base_width, act_layer=act))
             self.add_module(f"layer{number}", nn.Sequential(*modules))
             self.feature_info.append({"num_chs": 4 * width, "reduction": reduction, "module": f"layer{number}"})
-        for number in range(arch.last_scale + 2, len(STRIDES) + 1):  # the network ends before these scales
-            self.add_module(f"layer{number}", nn.Sequential())
-
-        self.num_features = self.head_hidden_size = 4 * base_width * 2**arch.last_scale
-        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
+        self.drop_layers_after(arch.last_scale + 1, drop_norm=False)  # these scales have none
+        self.make_head(4 * base_width * 2**arch.last_scale, global_pool)
         init_weights(self)
-
-    @torch.jit.ignore
-    def get_classifier(self, name_only: bool = False) -> nn.Module | str:
-        return "fc" if name_only else self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        self.num_classes = num_classes
-        pool = global_pool if global_pool is not None else self.global_pool.pool_type
-        self.global_pool, classifier = create_classifier(self.num_features, num_classes, pool_type=pool)
-        self.fc = classifier.to(self.conv1.weight).train(self.training)
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layer groups for layer-wise learning rates: stem, then every residual block (coarse: every scale)."""
-        return {"stem": r"^conv1|^bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        return set()
 
     def forward_features(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq([self.layer1, self.layer2, self.layer3, self.layer4], x, flatten=True)
-        x = self.layer1(x)
-        x = self.layer2(x)
-        x = self.layer3(x)
-        return self.layer4(x)
+        x = self.run(self.layer1, x)
+        x = self.run(self.layer2, x)
+        x = self.run(self.layer3, x)
+        return self.run(self.layer4, x)
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.global_pool(x)
-        if self.drop_rate:
-            x = F.dropout(x, p=self.drop_rate, training=self.training)
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps after the stem (index 0, stride 2) and after each scale, in timm's manner."""
-        if output_fmt != "NCHW":
-            raise UsageError(f"output_fmt {output_fmt!r} is not possible: feature maps of a HyTra network are NCHW")
-        take, last = feature_take_indices(len(self.feature_info), indices)
-        intermediates = []
+    def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """The feature maps after the stem (at stride 2) and after each scale."""
         x = self.act1(self.bn1(self.conv1(x)))
-        if 0 in take:
-            intermediates.append(x)
+        yield x
         x = self.maxpool(x)
-        num_stages = last if stop_early else len(self.feature_info) - 1
-        for index, stage in enumerate([self.layer1, self.layer2, self.layer3, self.layer4][:num_stages], start=1):
-            x = checkpoint_seq(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
-            if index in take:
-                intermediates.append(x)
-        return intermediates if intermediates_only else (x, intermediates)
+        for layers in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = self.run(layers, x)
+            yield x
 
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the scales after the last of `indices`, and the classifier, which would no longer fit."""
-        take, last = feature_take_indices(len(self.feature_info), indices)
-        shortened = last + 1 < len(self.feature_info)
-        for index in range(last + 1, len(STRIDES) + 1):
-            setattr(self, f"layer{index}", nn.Sequential())
-        if prune_head or shortened:
-            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
-            self.reset_classifier(0, "")
-        return take
+    def drop_layers_after(self, index: int, drop_norm: bool) -> None:
+        for number in range(index + 1, len(STRIDES) + 1):
+            self.add_module(f"layer{number}", nn.Sequential())
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups for layer-wise learning rates: stem, then every residual block (coarse: every scale)."""
+        return {"stem": r"^conv1|^bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
 
 # --- weights

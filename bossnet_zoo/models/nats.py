@@ -11,18 +11,17 @@ layers `cells.0` to `cells.4`, `lastact.0`, `classifier`. A cell (layers 0, 2, 4
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from timm.layers import DropPath, create_classifier
-from timm.models import checkpoint_seq, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
+from timm.layers import DropPath
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..spaces.nats import REDUCTIONS, NatsArch
-from .weights import LoadsWeightFiles, build_variant
+from .network import Network
+from .weights import build_variant
 
 # --- layers
 
@@ -107,7 +106,7 @@ def layer_names(arch: NatsArch) -> tuple[str, ...]:
 # --- the network
 
 
-class NatsNet(LoadsWeightFiles, nn.Module):
+class NatsNet(Network):
     """A network of the size space as a timm model.
 
     Args:
@@ -124,6 +123,8 @@ class NatsNet(LoadsWeightFiles, nn.Module):
         UsageError: another `output_stride`.
     """
 
+    classifier_name = "classifier"
+
     def __init__(
         self,
         arch: NatsArch | str,
@@ -134,15 +135,10 @@ class NatsNet(LoadsWeightFiles, nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ):
-        super().__init__()
         arch = NatsArch.parse(arch) if isinstance(arch, str) else arch
         if output_stride != 4:
             raise UsageError(f"output_stride {output_stride} is not possible for {arch}; allowed: 4")
-        self.arch = str(arch)
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.drop_rate = drop_rate
-        self.grad_checkpointing = False
+        super().__init__(arch, num_classes, in_chans, drop_rate)
 
         channels, reduction = arch.widths[0], 1
         self.stem = nn.Sequential(
@@ -150,87 +146,36 @@ class NatsNet(LoadsWeightFiles, nn.Module):
             nn.BatchNorm2d(channels),
         )
         self.cells = nn.Sequential()
-        self.feature_info: list[dict[str, Any]] = []
         for index, width in enumerate(arch.widths):
             self.cells.append(make_layer(index, channels, width, drop_path_rate * sum(REDUCTIONS[: index + 1]) / 2))
             channels, reduction = width, reduction * (2 if REDUCTIONS[index] else 1)
             if not REDUCTIONS[index]:  # the last layer of its scale
                 self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"cells.{index}"})
         self.lastact = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
-        self.num_features = self.head_hidden_size = channels
-        self.global_pool, self.classifier = create_classifier(channels, num_classes, pool_type=global_pool)
+        self.make_head(channels, global_pool)
 
-    @torch.jit.ignore
-    def get_classifier(self, name_only: bool = False) -> nn.Module | str:
-        return "classifier" if name_only else self.classifier
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.lastact(self.run(self.cells, self.stem(x)))
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        self.num_classes = num_classes
-        pool = global_pool if global_pool is not None else self.global_pool.pool_type
-        self.global_pool, classifier = create_classifier(self.num_features, num_classes, pool_type=pool)
-        self.classifier = classifier.to(self.stem[0].weight).train(self.training)
+    def feature_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """The feature maps after the last layer of each scale, at strides 1, 2 and 4."""
+        x = self.stem(x)
+        for index, layer in enumerate(self.cells):
+            x = self.run(layer, x)
+            if not REDUCTIONS[index]:
+                yield x
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
+    def last_norm(self, x: Tensor) -> Tensor:
+        return self.lastact(x)
 
-    @torch.jit.ignore
+    def drop_layers_after(self, index: int, drop_norm: bool) -> None:
+        self.cells = self.cells[: 2 * index + 1]
+        if drop_norm:
+            self.lastact = nn.Sequential()
+
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning rates: stem, every layer (there is nothing coarser), last BN."""
         return {"stem": r"^stem", "blocks": [(r"^cells\.(\d+)", None), (r"^lastact", (99999,))]}
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        return set()
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        x = checkpoint_seq(self.cells, x) if self.grad_checkpointing and not torch.jit.is_scripting() else self.cells(x)
-        return self.lastact(x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.global_pool(x)
-        if self.drop_rate:
-            x = F.dropout(x, p=self.drop_rate, training=self.training)
-        return x if pre_logits else self.classifier(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps after the last layer of each scale (strides 1, 2, 4), in timm's manner."""
-        if output_fmt != "NCHW":
-            raise UsageError(f"output_fmt {output_fmt!r} is not possible: feature maps of a NatsNet are NCHW")
-        take, last = feature_take_indices(len(self.feature_info), indices)
-        intermediates = []
-        x = self.stem(x)
-        for index, layer in enumerate(self.cells[: 2 * last + 1] if stop_early else self.cells):
-            x = checkpoint_seq([layer], x) if self.grad_checkpointing and not torch.jit.is_scripting() else layer(x)
-            if index % 2 == 0 and index // 2 in take:
-                intermediates.append(x)
-        return intermediates if intermediates_only else (self.lastact(x), intermediates)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the layers after the last of `indices`, and the classifier, which would no longer fit."""
-        take, last = feature_take_indices(len(self.feature_info), indices)
-        shortened = last + 1 < len(self.feature_info)
-        self.cells = self.cells[: 2 * last + 1]
-        if prune_norm or shortened:
-            self.lastact = nn.Sequential()
-        if prune_head or shortened:
-            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
-            self.reset_classifier(0, "")
-        return take
 
 
 # --- timm entry point

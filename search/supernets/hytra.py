@@ -9,7 +9,8 @@ from __future__ import annotations
 from timm.layers import get_act_layer
 from torch import Tensor, nn
 
-from bossnet_zoo.models.hytra import ResAtt, ResConv, init_weights, layer_names, make_downsample
+from bossnet_zoo.models.hytra import layer_names
+from bossnet_zoo.models.hytra_layers import ResAtt, ResConv, init_weights, make_downsample
 from bossnet_zoo.spaces.hytra import STRIDES, HyTraArch, HyTraSpace, Layer
 
 from .block import SupernetBlock, keep_only, state_under
