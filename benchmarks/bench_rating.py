@@ -1,16 +1,20 @@
 """Rating all paths of a block against the naive loop: `python benchmarks/bench_rating.py [--spaces hytra] [--json]`.
 
 The naive loop computes prefix, path and BN calibration for every path and batch, for both networks (see `naive.py`).
+It takes each path on its own, so that its time is proportional to their number: it is measured on 16 paths of a block,
+drawn from cheap to dear, and scaled. `--naive-paths 0` measures it on all. Ratings are compared for the paths that
+both forms rated, among themselves.
+
 Two batches of held-out images, as here by default, are few: a real rating has hundreds, and every further one is in
 the naive loop's disfavour, as it calibrates anew. Ratios are of the fastest times on one core.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
-from cases import RUNTIME, Case, Comparison, compare, draw_batch, make_cases, parse_arguments, report, studies
+from cases import RUNTIME, Case, Comparison, Forms, compare, draw_batch, make_cases, parse_arguments, report, studies
 from naive import naive_ratings
 from torch import Tensor
 
@@ -20,8 +24,12 @@ from bossnet_zoo.spaces import Path
 Ratings = dict[Path, float]
 
 
-def make_forms(case: Case, images: int, batches: int) -> tuple[Callable[[], Ratings], Callable[[], Ratings]]:
-    """Both forms on the same images: a calibration batch from each pipeline, and pairs of held-out batches."""
+def make_forms(case: Case, images: int, batches: int, naive_paths: int = 0) -> Forms:
+    """Both forms on the same images: a calibration batch from each pipeline, and pairs of held-out batches.
+
+    Args:
+        naive_paths: how many paths the naive form rates; 0 for all.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def batch() -> Tensor:
@@ -29,16 +37,19 @@ def make_forms(case: Case, images: int, batches: int) -> tuple[Callable[[], Rati
 
     calibration = [batch(), batch()]
     pairs = [(batch(), batch()) for _ in range(batches)]
+    sampled = case.sample(naive_paths or len(case.paths))
 
     def naive() -> Ratings:
-        return naive_ratings(case.siamese, case.prefix, case.paths, calibration, pairs)
+        return naive_ratings(case.siamese, case.prefix, sampled, calibration, pairs)
 
-    def ours() -> Ratings:
+    def ours(paths: Sequence[Path] = case.paths) -> Ratings:
         behind = [case.prefix(views) for views in calibration]
         rated = ((case.prefix(first), case.prefix(second)) for first, second in pairs)
-        return rate_paths(case.siamese, case.paths, behind, rated, RUNTIME)
+        return rate_paths(case.siamese, paths, behind, rated, RUNTIME)
 
-    return naive, ours
+    if len(sampled) == len(case.paths):
+        return Forms(naive, ours)
+    return Forms(naive, ours, part=lambda: ours(sampled), scale=len(case.paths) / len(sampled))
 
 
 def largest_difference(a: Ratings, b: Ratings) -> float:
@@ -46,14 +57,18 @@ def largest_difference(a: Ratings, b: Ratings) -> float:
 
 
 def main() -> None:
-    arguments = parse_arguments("rating all paths against the naive loop", images=4, batches=2, repeats=1)
+    arguments = parse_arguments(
+        "rating all paths against the naive loop", images=4, batches=2, repeats=1, naive_paths=16
+    )
     found: dict[str, list[Comparison]] = {}
     for name in arguments.spaces:
         found[name] = []
         for case in make_cases(studies()[name]):
-            naive, ours = make_forms(case, arguments.images, arguments.batches)
-            counted = make_forms(case, 2, arguments.batches)
-            found[name].append(compare(case.name, naive, ours, largest_difference, arguments.repeats, counted))
+            forms = make_forms(case, arguments.images, arguments.batches, arguments.naive_paths)
+            counted = make_forms(case, 2, arguments.batches, arguments.naive_paths)
+            whole = forms.part is None
+            remark = "" if whole else f"naive: {arguments.naive_paths} of {len(case.paths)} paths, scaled"
+            found[name].append(compare(case.name, forms, largest_difference, arguments.repeats, counted, remark))
     report("rating of all paths", arguments, found, {name: studies()[name].rating_bar for name in found})
 
 

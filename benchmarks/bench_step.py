@@ -8,10 +8,10 @@ Ratios are of the fastest times on one core.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
-from cases import RUNTIME, Case, Comparison, compare, draw_batch, make_cases, parse_arguments, report, studies
+from cases import RUNTIME, Case, Comparison, Forms, compare, draw_batch, make_cases, parse_arguments, report, studies
 from naive import naive_bootstrap
 from timm.optim import Lars
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from bossnet_zoo.search.bootstrapping import bootstrap, parameter_groups
 
 
-def make_forms(case: Case, batch: int, num_paths: int) -> tuple[Callable[[], float], Callable[[], float]]:
+def make_forms(case: Case, batch: int, num_paths: int) -> Forms:
     """The naive step and ours on the same paths and views. Both leave the weights as they are: the rate is 0."""
     generator = torch.Generator().manual_seed(0)
     paths = random.Random(0).sample(case.paths, num_paths)
@@ -43,7 +43,7 @@ def make_forms(case: Case, batch: int, num_paths: int) -> tuple[Callable[[], flo
         finish()
         return loss
 
-    return naive, ours
+    return Forms(naive, ours)
 
 
 def main() -> None:
@@ -52,8 +52,8 @@ def main() -> None:
     for name in arguments.spaces:
         found[name] = []
         for case in make_cases(studies()[name]):
-            naive, ours = make_forms(case, arguments.batch, arguments.paths)
-            found[name].append(compare(case.name, naive, ours, lambda a, b: abs(a - b), arguments.repeats))
+            forms = make_forms(case, arguments.batch, arguments.paths)
+            found[name].append(compare(case.name, forms, lambda a, b: abs(a - b), arguments.repeats))
     report("supernet step", arguments, found, {name: studies()[name].step_bar for name in found})
 
 

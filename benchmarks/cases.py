@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
-import platform
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import machine
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -46,13 +48,27 @@ class Study:
 
 @dataclass(frozen=True)
 class Case:
-    """One block, freshly initialised, behind its frozen prefix."""
+    """One block, freshly initialised, behind its frozen prefix.
+
+    Attributes:
+        madds: of each path, for one image.
+    """
 
     name: str
     siamese: SiameseSupernet
     prefix: FrozenPrefix
     paths: tuple[Path, ...]
+    madds: tuple[int, ...]
     resolution: int
+
+    def sample(self, number: int) -> tuple[Path, ...]:
+        """So many paths that stand for all: one drawn from each of `number` equal parts, from cheap to dear."""
+        if number >= len(self.paths):
+            return self.paths
+        order = sorted(range(len(self.paths)), key=lambda index: self.madds[index])
+        bounds = [part * len(order) // number for part in range(number + 1)]
+        generator = random.Random(0)
+        return tuple(self.paths[generator.choice(order[a:b])] for a, b in itertools.pairwise(bounds))
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,7 @@ class Comparison:
         ratio: their quotient.
         allowed: quotient of the counted arithmetic, which a ratio may come near to.
         difference: largest difference of the two forms' results.
+        remark: what else is to be known of the figures.
     """
 
     name: str
@@ -72,11 +89,12 @@ class Comparison:
     ratio: float
     allowed: float
     difference: float
+    remark: str = ""
 
     def __str__(self) -> str:
         return (
-            f"{self.name:42} {self.naive_seconds:8.2f} s {self.seconds:8.2f} s  {self.ratio:5.2f}x "
-            f"(arithmetic {self.allowed:.2f}x), results differ by {self.difference:.1e}"
+            f"{self.name:42} {self.naive_seconds:8.2f} s {self.seconds:8.2f} s  {self.ratio:5.2f}x (arithmetic "
+            f"{self.allowed:.2f}x), results differ by {self.difference:.1e}{self.remark and '; '}{self.remark}"
         )
 
 
@@ -85,7 +103,7 @@ def studies() -> dict[str, Study]:
     mbconv, nats = MBConvSpace(se=False), NatsSpace()
     return {
         "hytra": Study(hytra, hytra.parse("4c-8c-16cccac-32aaacaaaaa"), 128, step_bar=2.2, rating_bar=8.0),
-        "mbconv": Study(mbconv, mbconv.parse("11-0110-0111-1100-0110"), 96, step_bar=2.4, rating_bar=8.0),
+        "mbconv": Study(mbconv, mbconv.parse("11-0110-0111-1100-0110"), 128, step_bar=2.4, rating_bar=8.0),
         "nats": Study(nats, nats.parse("64:64:64:64:64"), 32, step_bar=3.0, rating_bar=4.5),
     }
 
@@ -103,7 +121,8 @@ def make_cases(study: Study) -> Iterator[Case]:
             siamese.to(memory_format=torch.channels_last).train()  # as a search has it
             paths = space.paths(block, stage.entry)
             name = f"{space.name} block {block + 1}, entry {space.entry_text(stage.entry)}, {len(paths)} paths"
-            yield Case(name, siamese, FrozenPrefix(before, chosen[:block], RUNTIME), paths, study.resolution)
+            madds = tuple(space.path_cost(block, entry, path, study.resolution).madds for path in paths)
+            yield Case(name, siamese, FrozenPrefix(before, chosen[:block], RUNTIME), paths, madds, study.resolution)
         before.append(make_block(space, block, stage.entry))
         before[-1].restrict_to(path)
         entry = space.exit(block, entry, path)
@@ -115,13 +134,29 @@ def draw_batch(images: int, resolution: int, generator: torch.Generator) -> Tens
     return batch.contiguous(memory_format=torch.channels_last)
 
 
+@dataclass(frozen=True)
+class Forms:
+    """One computation in two forms.
+
+    Attributes:
+        naive, ours: the forms.
+        part: `ours` of as much as `naive` computes, where that is not all: the results of these two are compared.
+        scale: how many times as long the naive form would take for all.
+    """
+
+    naive: Callable[[], Any]
+    ours: Callable[[], Any]
+    part: Callable[[], Any] | None = None
+    scale: float = 1.0
+
+
 def compare(
     name: str,
-    naive: Callable[[], Any],
-    ours: Callable[[], Any],
+    forms: Forms,
     difference: Callable[[Any, Any], float],
     repeats: int,
-    counted: tuple[Callable[[], Any], Callable[[], Any]] | None = None,
+    counted: Forms | None = None,
+    remark: str = "",
 ) -> Comparison:
     """Time both forms, in turn.
 
@@ -129,16 +164,18 @@ def compare(
         difference: of their results.
         counted: the same on less data, to count the arithmetic and to warm up; by default the forms themselves.
     """
-    allowed = _arithmetic((counted or (naive, ours))[0]) / _arithmetic((counted or (naive, ours))[1])
+    counted = counted or forms
+    allowed = forms.scale * _arithmetic(counted.naive) / _arithmetic(counted.ours)
     times: tuple[list[float], list[float]] = ([], [])
     results = [None, None]
     for _ in range(repeats):
-        for number, form in enumerate((naive, ours)):
+        for number, form in enumerate((forms.naive, forms.ours)):
             started = time.process_time()
             results[number] = form()
             times[number].append(time.process_time() - started)
-    slow, fast = min(times[0]), min(times[1])
-    comparison = Comparison(name, slow, fast, slow / fast, allowed, difference(*results))
+    slow, fast = forms.scale * min(times[0]), min(times[1])
+    apart = difference(results[0], forms.part() if forms.part else results[1])
+    comparison = Comparison(name, slow, fast, slow / fast, allowed, apart, remark)
     print(comparison, file=sys.stderr)  # minutes pass between them
     return comparison
 
@@ -154,7 +191,7 @@ def parse_arguments(description: str, **defaults: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--spaces", nargs="+", default=list(studies()), choices=list(studies()))
     for name, value in defaults.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser.parse_args()
 
@@ -170,8 +207,9 @@ def report(
             name: {"geometric_mean": means[name], "bar": bars[name], "cases": [asdict(case) for case in cases]}
             for name, cases in found.items()
         }
-        machine = {"processor": platform.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        print(json.dumps({"what": what, "settings": settings, "machine": machine, "spaces": spaces}, indent=2))
+        print(
+            json.dumps({"what": what, "settings": settings, "machine": machine.describe(), "spaces": spaces}, indent=2)
+        )
         return
     for name, cases in found.items():
         for case in cases:

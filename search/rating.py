@@ -13,6 +13,7 @@ Shapes: B images, D projected features, P paths of the block.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -61,6 +62,8 @@ class PathTree:
     def __init__(self, block: SupernetBlock, head: Sequence[nn.Module], paths: Sequence[Path], runtime: Runtime):
         self.block, self.head, self.paths, self.runtime = block, nn.Sequential(*head), list(paths), runtime
         self.statistics: dict[Path, Statistics] = {}  # by the choices from the block's start to the node
+        self.norms = functools.cache(block.norms)  # every batch passes every node: looking them up is a tenth of it
+        self.head_norms = norms_of(self.head)
         self.children: dict[Path, list[Path]] = {}
         for path in self.paths:
             for depth in range(len(path)):
@@ -86,10 +89,10 @@ class PathTree:
 
     @torch.no_grad()
     def _walk(self, batch: Tensor, *, calibrate: bool) -> Iterator[tuple[Path, Tensor]]:
-        with self._node((), self.block.norms((), -1), calibrate):
+        with self._node((), self.norms((), -1), calibrate):
             root = self.block.root(batch)
         for path, features in self._descend((), root, calibrate):
-            norms = (*self.block.norms(path, len(path)), *norms_of(self.head))
+            norms = (*self.norms(path, len(path)), *self.head_norms)
             with self._node((*path, "head"), norms, calibrate):
                 output = self.head(self.block.adapt(features, path))
             yield path, output.float()
@@ -97,7 +100,7 @@ class PathTree:
     def _descend(self, node: Path, x: Tensor, calibrate: bool) -> Iterator[tuple[Path, Tensor]]:
         for child in self.children[node]:
             index = len(child) - 1
-            with self._node(child, self.block.norms(child, index), calibrate):
+            with self._node(child, self.norms(child, index), calibrate):
                 output = self.block.step(x, child, index)
             if child in self.children:
                 yield from self._descend(child, output, calibrate)

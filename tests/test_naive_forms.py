@@ -54,16 +54,33 @@ def test_a_step_has_the_loss_and_the_gradients_of_the_naive_step(case):
 
 def test_the_measured_steps_have_equal_losses_and_leave_the_weights_alone(case):
     weights = {name: parameter.clone() for name, parameter in case.siamese.named_parameters()}
-    naive, ours = bench_step.make_forms(case, batch=4, num_paths=2)
-    assert naive() == pytest.approx(ours(), rel=1e-5)
+    forms = bench_step.make_forms(case, batch=4, num_paths=2)
+    assert forms.naive() == pytest.approx(forms.ours(), rel=1e-5)
     assert all(torch.equal(weights[name], parameter) for name, parameter in case.siamese.named_parameters())
 
 
 def test_the_measured_ratings_are_equal(case):
-    naive, ours = bench_rating.make_forms(case, images=4, batches=2)
-    expected, found = naive(), ours()
+    forms = bench_rating.make_forms(case, images=4, batches=2)
+    expected, found = forms.naive(), forms.ours()
     assert found == pytest.approx(expected, abs=5e-5)
     assert max(expected.values()) - min(expected.values()) > 1e-3
+
+
+def test_a_sample_of_the_paths_stands_for_all_and_has_equal_ratings(case):
+    forms = bench_rating.make_forms(case, images=2, batches=1, naive_paths=2)
+    expected, found = forms.naive(), forms.part()
+    assert found == pytest.approx(expected, abs=5e-5)
+    assert len(found) == 2
+    assert set(found) < set(case.paths) == set(forms.ours())
+    assert forms.scale == len(case.paths) / 2
+
+
+def test_a_sample_is_drawn_from_cheap_to_dear(case):
+    costs = dict(zip(case.paths, case.madds, strict=True))
+    half = sorted(case.madds)[len(case.paths) // 2]
+    low, high = (costs[path] for path in case.sample(2))
+    assert low <= half <= high
+    assert min(case.madds) < max(case.madds)
 
 
 def test_every_block_with_a_prefix_is_measured_against_its_bar():
