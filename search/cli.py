@@ -51,7 +51,12 @@ def search(
     base_lr: Annotated[
         float | None, typer.Option(help="Rate of LARS at 4096 images a step, of SGD (unnas) at 32, or of Adam (dna).")
     ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
+    warmup_epochs: Annotated[int | None, typer.Option(help="Epochs in which the rate rises.")] = None,
     target_momentum: Annotated[float | None, typer.Option(help="Momentum of the moving average at the start.")] = None,
+    momentum_schedule: Annotated[str | None, typer.Option(help="cosine: it rises to 1; or constant.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Hidden width of projector and predictor.")] = None,
+    projection: Annotated[int | None, typer.Option(help="Features that views, or networks, are compared in.")] = None,
     ensemble: Annotated[
         bool | None, typer.Option("--ensemble/--no-ensemble", help="Train towards the mean target of all paths.")
     ] = None,
@@ -101,7 +106,12 @@ def search(
             "global_batch": global_batch,
             "micro_batch": micro_batch,
             "base_lr": base_lr,
+            "weight_decay": weight_decay,
+            "warmup_epochs": warmup_epochs,
             "target_momentum": target_momentum,
+            "momentum_schedule": momentum_schedule,
+            "hidden": hidden,
+            "projection": projection,
             "ensemble": ensemble,
             "path_sampling": path_sampling,
             "own_views": own_views,
@@ -131,9 +141,9 @@ def search(
             raise UsageError("the paper's search needs images: type --data FOLDER (or --data digits --preset demo)")
     check_options(settings.method, asked)
     if dry_run:
-        if settings.method != "bossnas":
-            raise UsageError(f"--dry-run plans searches with bossnas, not with {settings.method}; leave it out")
-        _print_plan(settings, throughput)
+        from .plan_text import print_plan
+
+        print_plan(settings, throughput)
         return
     with Runtime.open(device, precision) as runtime:
         if resume is None:
@@ -141,51 +151,6 @@ def search(
         result = run.search(settings, folder, runtime)
         if runtime.is_main:
             _print_result(result)
-
-
-def _print_plan(settings: Any, throughput: float) -> None:
-    import os
-
-    from bossnet_zoo.datasets import open_images
-
-    from .plan import plan_search, total_madds
-    from .supernets import trained_entries
-
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    train = len(open_images(settings.data, "search-train", seed=settings.seed))
-    rated = len(open_images(settings.data, settings.rating_part, seed=settings.seed))
-    plans = plan_search(settings, train, rated, processes)
-    space = settings.make_space()
-    print(f"{space.name}: {space.count():,} architectures, {space.num_blocks} blocks, {settings.coverage} coverage")
-    print(f"{settings.data}: {train:,} images to train on, {rated:,} to rate on, {settings.resolution} px")
-    print(
-        f"{settings.epochs} epochs a block, {settings.num_paths} paths a step, {settings.global_batch:,} images a step "
-        f"= {processes} processes x {settings.micro_batch} x {settings.accumulation(processes)}"
-    )
-    print(f"LARS {settings.learning_rate:g} ({settings.base_lr:g} at 4096), EMA from {settings.target_momentum:g}\n")
-    rows: list[tuple[str, ...]] = [("block", "trained", "paths", "steps", "GMAdds/step", "params", "memory", "hours")]
-    rate = throughput * 1e12 / 2 * processes * 3600  # multiply-adds an hour
-    for plan in plans:
-        paths = "-".join(f"{number}" for number in dict.fromkeys(plan.paths))
-        hours = plan.stages * (plan.steps * plan.step_madds + plan.rating_madds) / rate
-        rows.append(
-            (
-                f"{plan.block + 1}",
-                f"{plan.stages} of {len(trained_entries(space, plan.block))}",
-                paths,
-                f"{plan.steps:,}",
-                f"{plan.step_madds / 1e9:,.0f}",
-                f"{plan.params / 1e6:.1f} M",
-                f"{plan.memory_bytes / 2**30:.2f} GiB",
-                f"{hours:.2g}",
-            )
-        )
-    console.print_table(rows)
-    total = total_madds(plans)
-    print(
-        f"\nin all {total:.2e} multiply-adds: {total / rate:.2g} hours at {throughput:g} TFLOP/s per process (assumed)"
-    )
-    print("costs are means over a block's legal paths and entries; memory is an estimate for one process")
 
 
 def _print_result(result: Any) -> None:

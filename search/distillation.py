@@ -28,9 +28,9 @@ from torch.optim import Adam, Optimizer
 
 from bossnet_zoo.determinism import seed_of
 from bossnet_zoo.errors import BossNetError, UsageError
-from bossnet_zoo.runs import build_model, open_model
+from bossnet_zoo.runs import build_model, find_origin, open_model
 from bossnet_zoo.runtime import Runtime
-from bossnet_zoo.spaces import Path
+from bossnet_zoo.spaces import Entry, Path, Space
 
 from .prefix import Stage
 from .rating import PathTree, calibrating
@@ -63,6 +63,16 @@ def open_teacher(settings: SearchSettings) -> nn.Module:
             f"the weights of teacher {name} could not be downloaded ({type(error).__name__}); go online once, "
             "or type --teacher RUN with the folder of a training run"
         ) from error
+    return _can_teach(network, name)
+
+
+def teacher_without_data(settings: SearchSettings) -> nn.Module:
+    """The same network without weights, on the meta device: nothing is downloaded. Raises `UsageError` as above."""
+    name, options, _ = find_origin(settings.teacher)
+    return _can_teach(build_model(name, **options).to("meta"), settings.teacher)
+
+
+def _can_teach(network: nn.Module, name: str) -> nn.Module:
     if not hasattr(network, "forward_intermediates"):
         raise UsageError(
             f"teacher {name} does not give intermediate features; type another, such as --teacher resnet50"
@@ -141,6 +151,14 @@ class EntryAdapter(nn.Module):
         return self.norm(self.conv(F.adaptive_avg_pool2d(x, self.size)))
 
 
+def make_entry_adapter(settings: SearchSettings, space: Space, block: int, entry: Entry, teacher: Teacher) -> nn.Module:
+    """What brings the teacher's features to the block's input; nothing in the first block, which sees the images."""
+    if not block:
+        return nn.Identity()
+    _, channels, *size = block_input(space, block, entry, settings.resolution).shape
+    return EntryAdapter(teacher.in_channels, channels, (size[0], size[1]))
+
+
 class TeacherProjection(nn.Module):
     """(B, C) -> (B, D): a fixed random rotation, standardised by `fit`; saved with the student, never trained."""
 
@@ -212,10 +230,7 @@ class DistillationTraining(Training):
         self.teacher.to(setup.runtime.device)
         torch.manual_seed(seed_of(settings.seed, "init", stage.block, stage.entry))
         block = make_block(setup.space, stage.block, stage.entry)
-        entry: nn.Module = nn.Identity()
-        if stage.block:
-            _, channels, *size = block_input(setup.space, stage.block, stage.entry, settings.resolution).shape
-            entry = EntryAdapter(self.teacher.in_channels, channels, (size[0], size[1]))
+        entry = make_entry_adapter(settings, setup.space, stage.block, stage.entry, self.teacher)
         self.student = Student(block, entry, self.teacher.out_channels, settings.projection)
         super().__init__(setup, stage, self.student)
         self.student.teacher_projection.fit(torch.cat([self._ask(images)[1] for images in calibration]))

@@ -1,22 +1,44 @@
-"""What a search will cost, before it is started: `bossnet search --dry-run`."""
+"""What a search will cost, before it is started: `bossnet search --dry-run`.
+
+Costs of a block are means over its legal paths, and over the states in which it may be entered: which of these a search
+will meet is not known before. A backward pass counts as two forward passes.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
-from bossnet_zoo.spaces import Entry, Path, Space
+from bossnet_zoo.determinism import seed_of
+from bossnet_zoo.spaces import Arch, Entry, Space
+from bossnet_zoo.spaces.space import halve
 
 from .bootstrapping import SiameseSupernet
+from .counting import (
+    BYTES,
+    count_madds,
+    count_parameters,
+    path_madds,
+    root_madds,
+    saved_by_block,
+    saved_bytes,
+    tree_madds,
+)
+from .distillation import Student, Teacher, make_entry_adapter, teacher_without_data
+from .prefix import Stage, chain_of
+from .rotation import REDUCING_WIDTHS, ROTATIONS, RotationNetwork, architectures_to_measure, behind_reduction
 from .settings import SearchSettings
-from .shapes import META_BATCH, block_input, block_without_data
-from .supernets import SupernetBlock, trained_entries
+from .shapes import META_BATCH, block_input, block_without_data, trained_entry
+from .stage import check_num_paths
+from .supernets import trained_entries
+from .views import VIEWS
 
-BYTES = 4  # of a float32
+_FORWARD_AND_BACKWARD = 3
+_SAMPLED = 256  # architectures that the mean cost of a whole network is taken over
 
 
 @dataclass(frozen=True)
@@ -24,17 +46,17 @@ class BlockPlan:
     """What training and rating one block takes. A step is one optimiser step, over all processes.
 
     Attributes:
-        block: index of the block.
+        block: index of the block; None for the whole supernet, which UnNAS trains at once.
         stages: how many times the block is trained, once for each entry.
-        paths: fewest and most legal paths of one stage.
+        paths: fewest and most legal paths of one stage; of the whole supernet, the architectures that are measured.
         steps: optimiser steps of one stage.
-        step_madds: multiply-accumulates of one step; backward passes count double.
+        step_madds: multiply-accumulates of one step.
         rating_madds: multiply-accumulates of rating every path once.
-        params: parameters of the largest stage's online network with its heads.
-        memory_bytes: estimated peak of one process: both networks, gradients, optimiser, saved activations.
+        params: parameters trained in the largest stage, heads included.
+        memory_bytes: estimated peak of one process: networks, gradients, optimiser, saved activations.
     """
 
-    block: int
+    block: int | None
     stages: int
     paths: tuple[int, int]
     steps: int
@@ -47,43 +69,62 @@ class BlockPlan:
 def plan_search(settings: SearchSettings, num_train: int, num_rated: int, world_size: int = 1) -> list[BlockPlan]:
     """The plan, block by block.
 
-    Costs of a block are means over its legal paths, and over the scales at which it may be entered: which of these a
-    search will meet is not known before.
-
     Args:
         num_train: images to train on.
         num_rated: held-out images.
         world_size: processes that share a step.
 
     Raises:
-        UsageError: a batch that does not fit the processes.
+        UsageError: settings that do not fit the images or the processes; or a teacher that cannot teach.
     """
     settings.accumulation(world_size)
-    space, steps_per_epoch = settings.make_space(), num_train // settings.global_batch
+    settings.check_batch(num_train)
+    space = settings.make_space()
+    if settings.method != "unnas":
+        check_num_paths(space, settings)
+    planner = {"bossnas": _plan_bossnas, "dna": _plan_dna, "unnas": _plan_unnas}[settings.method]
+    # Every image that is rated on, and every one behind the BN statistics, in a view of each pipeline.
     images = min(settings.rating_images or num_rated, num_rated) + settings.calibration_images
+    views = images * len(VIEWS[settings.views])
+    return planner(settings, space, settings.epochs * (num_train // settings.global_batch), views)
+
+
+def total_madds(plans: Sequence[BlockPlan]) -> int:
+    """Multiply-accumulates of the whole search."""
+    return sum(plan.stages * (plan.steps * plan.step_madds + plan.rating_madds) for plan in plans)
+
+
+def _stages(settings: SearchSettings, space: Space, block: int) -> int:
+    return len(trained_entries(space, block)) if settings.coverage == "full" else 1
+
+
+def _num_paths(space: Space, block: int) -> tuple[int, int]:
+    numbers = [len(space.paths(block, entry)) for entry in space.entries(block)]
+    return min(numbers), max(numbers)
+
+
+# --- BossNAS
+
+
+def _plan_bossnas(settings: SearchSettings, space: Space, steps: int, rated_views: int) -> list[BlockPlan]:
     before = 0.0  # mean MAdds of the blocks before, for one image
     plans = []
     for block in range(space.num_blocks):
-        entries = space.entries(block)
-        paths = [space.paths(block, entry) for entry in entries]
-        costs = [
-            space.path_cost(block, entry, path, settings.resolution).madds
-            for entry, legal in zip(entries, paths, strict=True)
-            for path in legal
-        ]
-        root = _root_madds(space, block, settings)
-        mean = sum(costs) / len(costs) + root
+        root = root_madds(space, block, settings.resolution)
+        mean = path_madds(space, block, settings.resolution) + root
+        tree = root + tree_madds(space, block, settings.resolution)
         views = 2 * (settings.num_paths if settings.own_views else 1)
-        per_image = views * before + 2 * settings.num_paths * 4 * mean  # target 1; online 1, and 2 backward
-        params, memory = _memory(space, block, settings)
+        target_and_online = 1 + _FORWARD_AND_BACKWARD
+        per_image = views * before + 2 * settings.num_paths * target_and_online * mean
+        params, memory = _bossnas_memory(settings, space, block)
         plans.append(
             BlockPlan(
                 block=block,
-                stages=len(trained_entries(space, block)) if settings.coverage == "full" else 1,
-                paths=(min(map(len, paths)), max(map(len, paths))),
-                steps=settings.epochs * steps_per_epoch,
+                stages=_stages(settings, space, block),
+                paths=_num_paths(space, block),
+                steps=steps,
                 step_madds=round(per_image * settings.global_batch),
-                rating_madds=round(2 * images * (before + 2 * (root + _tree_madds(space, block, settings)))),
+                rating_madds=round(rated_views * (before + 2 * tree)),
                 params=params,
                 memory_bytes=memory,
             )
@@ -92,61 +133,130 @@ def plan_search(settings: SearchSettings, num_train: int, num_rated: int, world_
     return plans
 
 
-def total_madds(plans: Sequence[BlockPlan]) -> int:
-    """Multiply-accumulates of the whole search."""
-    return sum(plan.stages * (plan.steps * plan.step_madds + plan.rating_madds) for plan in plans)
-
-
-def _root_madds(space: Space, block: int, settings: SearchSettings) -> int:
-    """What stands in front of the block's first layer, for one image: the stem, or nothing."""
-    entry = trained_entries(space, block)[0]
-    x = block_input(space, block, entry, settings.resolution)
-    with FlopCounterMode(display=False) as counter:
-        block_without_data(space, block, entry).root(x)
-    return counter.get_total_flops() // 2 // META_BATCH
-
-
-def _tree_madds(space: Space, block: int, settings: SearchSettings) -> float:
-    """Mean over the entries of the MAdds of walking all paths as a tree: each beginning counts once."""
-    entries = space.entries(block)
-    total = 0
-    for entry in entries:
-        nodes = {path[: depth + 1] for path in space.paths(block, entry) for depth in range(len(path))}
-        for node in nodes:
-            parent = space.path_cost(block, entry, node[:-1], settings.resolution).madds if len(node) > 1 else 0
-            total += space.path_cost(block, entry, node, settings.resolution).madds - parent
-    return total / len(entries)
-
-
-def _memory(space: Space, block: int, settings: SearchSettings) -> tuple[int, int]:
+def _bossnas_memory(settings: SearchSettings, space: Space, block: int) -> tuple[int, int]:
     """Parameters of the largest stage's online network, and the bytes that a process needs at its peak."""
     most = (0, 0)
     for entry in trained_entries(space, block):
         with torch.device("meta"):
             siamese = SiameseSupernet(block_without_data(space, block, entry), settings.hidden, settings.projection)
-        online = sum(parameter.numel() for _, parameter in siamese.trainable_parameters())
-        target = sum(parameter.numel() for parameter in siamese.target.parameters())
-        saved = _saved_bytes(siamese.online.block, space, block, entry, settings)
+        online, target = count_parameters(siamese, trainable=True), count_parameters(siamese.target)
+        saved = saved_by_block(siamese.online.block, space, block, entry, settings.resolution)
         # Weights, gradients and LARS momentum of the online network; the target; both views of one path's backward.
         peak = (3 * online + target) * BYTES + 2 * settings.micro_batch * saved
         most = max(most, (online, peak), key=lambda pair: pair[1])
     return most
 
 
-def _saved_bytes(block: SupernetBlock, space: Space, index: int, entry: Entry, settings: SearchSettings) -> int:
-    """Bytes that autograd keeps for one image on the path that keeps most, counted on tensors without data."""
-    paths = space.paths(index, entry)
-    heaviest: Path = max(paths, key=lambda path: space.path_cost(index, entry, path, settings.resolution).madds)
-    x = block_input(space, index, entry, settings.resolution)
-    kept: dict[int, int] = {}
-    parameters = {id(parameter) for parameter in block.parameters()}
+# --- DNA
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in parameters and not isinstance(tensor, nn.Parameter):
-            kept[id(tensor)] = tensor.numel() * tensor.element_size()
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = block(x, heaviest)
-    del output
-    return sum(kept.values()) // META_BATCH
+def _plan_dna(settings: SearchSettings, space: Space, steps: int, rated_views: int) -> list[BlockPlan]:
+    network = teacher_without_data(settings)
+    with torch.device("meta"):
+        teachers = [Teacher(network, block, space.num_blocks, settings) for block in range(space.num_blocks)]
+        images = torch.empty(META_BATCH, 3, settings.resolution, settings.resolution)
+    plans = []
+    for block, teacher in enumerate(teachers):
+        asking = count_madds(teacher, images)
+        entering = _entering_madds(settings, space, block, teacher)
+        root = root_madds(space, block, settings.resolution)
+        student = entering + root + path_madds(space, block, settings.resolution)
+        tree = entering + root + tree_madds(space, block, settings.resolution)
+        per_view = asking + settings.num_paths * _FORWARD_AND_BACKWARD * student
+        params, memory = _dna_memory(settings, space, block, teacher)
+        plans.append(
+            BlockPlan(
+                block=block,
+                stages=_stages(settings, space, block),
+                paths=_num_paths(space, block),
+                steps=steps,
+                step_madds=round(per_view * settings.global_batch * len(VIEWS[settings.views])),
+                rating_madds=round(rated_views * (asking + tree)),
+                params=params,
+                memory_bytes=memory,
+            )
+        )
+    return plans
+
+
+def _entering_madds(settings: SearchSettings, space: Space, block: int, teacher: Teacher) -> float:
+    """Of the adapter between the teacher's features and the block, for one image; mean over entries and paths."""
+    if not block:
+        return 0.0
+    entries = space.entries(block)
+    numbers = [len(space.paths(block, entry)) for entry in entries]
+    shapes = [
+        block_input(space, block, trained_entry(space, block, entry), settings.resolution).shape for entry in entries
+    ]
+    pixels = sum(number * shape[1:].numel() for number, shape in zip(numbers, shapes, strict=True)) / sum(numbers)
+    return teacher.in_channels * pixels
+
+
+def _dna_memory(settings: SearchSettings, space: Space, block: int, teacher: Teacher) -> tuple[int, int]:
+    """Parameters trained in the largest stage, and the bytes that a process needs at its peak."""
+    images, most = settings.micro_batch * len(VIEWS[settings.views]), (0, 0)
+    for entry in trained_entries(space, block):
+        with torch.device("meta"):
+            adapter = make_entry_adapter(settings, space, block, entry, teacher)
+            supernet = block_without_data(space, block, entry)
+            student = Student(supernet, adapter, teacher.out_channels, settings.projection)
+        trained = count_parameters(student, trainable=True)
+        saved = saved_by_block(supernet, space, block, entry, settings.resolution)
+        # Weights, gradients and Adam's two moments; the teacher; one path's backward.
+        peak = (4 * trained + count_parameters(teacher)) * BYTES + images * saved
+        most = max(most, (trained, peak), key=lambda pair: pair[1])
+    return most
+
+
+# --- UnNAS
+
+
+def _plan_unnas(settings: SearchSettings, space: Space, steps: int, rated_views: int) -> list[BlockPlan]:
+    with torch.device("meta"):
+        network = RotationNetwork(space)
+        image = torch.empty(META_BATCH, 3, settings.resolution, settings.resolution)
+    generator = random.Random(seed_of(settings.seed, "planned architectures"))
+    archs = [space.sample(generator) for _ in range(_SAMPLED)]
+    costs = _layers_madds(space, archs, settings.resolution)
+    mean = _front_madds(network, image) + sum(costs) / len(costs)
+    costliest = chain_of(space, archs[max(range(len(costs)), key=lambda index: costs[index])])
+    generator = random.Random(seed_of(settings.seed, "measured architectures"))  # the same as in training
+    measured = len(architectures_to_measure(space, settings.rated_per_path, generator))
+    views, params = len(VIEWS[settings.views]), count_parameters(network)
+    # Weights, gradients and momentum; what the costliest network keeps of four rotations of every view.
+    images = settings.micro_batch * views * ROTATIONS
+    memory = 3 * params * BYTES + images * saved_bytes(network, image, costliest)
+    return [
+        BlockPlan(
+            block=None,
+            stages=1,
+            paths=(measured, measured),
+            steps=steps,
+            step_madds=round(settings.global_batch * views * ROTATIONS * _FORWARD_AND_BACKWARD * mean),
+            rating_madds=round(rated_views * ROTATIONS * measured * mean),
+            params=params,
+            memory_bytes=memory,
+        )
+    ]
+
+
+def _layers_madds(space: Space, archs: Sequence[Arch], resolution: int) -> list[int]:
+    """For one image, of each architecture's choice layers behind the extra convolutions."""
+    inner = behind_reduction(space)
+    for _ in REDUCING_WIDTHS:
+        resolution = halve(resolution)
+    costs = []
+    for arch in archs:
+        entry: Entry = None
+        cost = 0
+        for block, path in enumerate(space.split(arch)):
+            cost += inner.path_cost(block, entry, path, resolution).madds
+            entry = space.exit(block, entry, path)
+        costs.append(cost)
+    return costs
+
+
+def _front_madds(network: RotationNetwork, image: Tensor) -> int:
+    """For one image, of the extra convolutions and the stem."""
+    first = network.blocks[Stage(0, trained_entries(network.space, 0)[0]).name(network.space)]
+    return count_madds(lambda x: first.root(network.reducing(x)), image)  # type: ignore[operator]

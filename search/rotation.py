@@ -69,7 +69,7 @@ class RotationNetwork(nn.Module):
             conv = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
             self.reducing += nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
             channels = width
-        inner: Any = replace(space, in_chans=channels)  # type: ignore[type-var]
+        inner = behind_reduction(space)
         self.blocks = nn.ModuleDict()
         for block in range(space.num_blocks):
             made: list[SupernetBlock] = []
@@ -98,6 +98,11 @@ class RotationNetwork(nn.Module):
             block = self.blocks[stage.name(self.space)]
             norms += [norm for index in range(-1, len(path)) for norm in block.norms(path, index)]  # type: ignore[operator]
         return tuple(norms)
+
+
+def behind_reduction(space: Space) -> Space:
+    """The space whose networks read what the extra convolutions give."""
+    return replace(space, in_chans=REDUCING_WIDTHS[-1])  # type: ignore[type-var, call-arg]
 
 
 def _exit_channels(space: Space) -> dict[Entry, int]:

@@ -216,11 +216,7 @@ def _open(settings: SearchSettings, out: FilePath, runtime: Runtime, split_file:
     settings.accumulation(runtime.world_size)
     if settings.method != "unnas":
         check_num_paths(setup.space, settings)
-    if not setup.steps_per_epoch:
-        raise UsageError(
-            f"{settings.data} has {len(setup.train_images)} images to search on, less than one global batch of "
-            f"{settings.global_batch}; type a smaller --global-batch and --micro-batch"
-        )
+    settings.check_batch(len(setup.train_images))
     return setup
 
 

@@ -37,7 +37,8 @@ class SearchSettings:
         micro_batch: images that a process takes at once; BN statistics are taken over these.
         base_lr: learning rate, at `REFERENCE_BATCH` images a step and scaled linearly where the method has one.
         weight_decay, momentum: of the optimiser: LARS, Adam (without momentum) or SGD.
-        target_momentum: of the moving average at the start; it ends at 1.
+        target_momentum: of the moving average, at the start or throughout.
+        momentum_schedule: `cosine` raises it to 1 in the course of a block's training; `constant` leaves it.
         hidden, projection: widths of projector and predictor; DNA compares features of width `projection`.
         ensemble: train every path towards the mean target of the step's paths; if not, towards its own.
         path_sampling: `uniform` over the legal paths, or `fair`: each candidate of a layer once per group of paths.
@@ -71,6 +72,7 @@ class SearchSettings:
     weight_decay: float = 1e-6
     momentum: float = 0.9
     target_momentum: float = 0.99
+    momentum_schedule: Literal["cosine", "constant"] = "cosine"
     hidden: int = 4096
     projection: int = 256
     ensemble: bool = True
@@ -135,6 +137,14 @@ class SearchSettings:
             )
         return self.global_batch // at_once
 
+    def check_batch(self, num_images: int) -> None:
+        """Raise `UsageError` where there are fewer images to train on than a step takes."""
+        if num_images < self.global_batch:
+            raise UsageError(
+                f"{self.data} has {num_images} images to search on, less than one global batch of "
+                f"{self.global_batch}; type a smaller --global-batch and --micro-batch"
+            )
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -157,6 +167,7 @@ _AT_LEAST = {
 _CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
     "views": ("byol", "digits", "cifar", "crops"),
+    "momentum_schedule": ("cosine", "constant"),
     "path_sampling": ("uniform", "fair"),
     "coverage": ("greedy", "full"),
     "rating_part": ("search-val", "search-train"),
@@ -167,6 +178,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "num_paths": ("bossnas", "dna"),
     "target_momentum": ("bossnas",),
+    "momentum_schedule": ("bossnas",),
+    "hidden": ("bossnas",),
+    "projection": ("bossnas", "dna"),
     "ensemble": ("bossnas",),
     "path_sampling": ("bossnas", "dna"),
     "own_views": ("bossnas",),

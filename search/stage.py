@@ -305,7 +305,9 @@ class BlockTraining(Training):
         )
 
     def end_step(self, step: int) -> dict[str, float]:
-        momentum = target_momentum(step, self.num_steps, self.setup.settings.target_momentum)
+        momentum = self.setup.settings.target_momentum
+        if self.setup.settings.momentum_schedule == "cosine":
+            momentum = target_momentum(step, self.num_steps, momentum)
         self.siamese.update_target(momentum)
         return {"momentum": momentum}
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from searching import CPU, SETTINGS, lively_siamese, pixels
+from tiny_search import run_search, tiny_settings
 from torch.utils.flop_counter import FlopCounterMode
 
+from bossnet_zoo.determinism import seed_of
 from bossnet_zoo.errors import UsageError
+from bossnet_zoo.search import plan as plan_module
 from bossnet_zoo.search.bootstrapping import SiameseSupernet
+from bossnet_zoo.search.counting import count_parameters
+from bossnet_zoo.search.distillation import Student, Teacher, make_entry_adapter, open_teacher
 from bossnet_zoo.search.plan import plan_search, total_madds
-from bossnet_zoo.search.prefix import Stage
+from bossnet_zoo.search.prefix import Stage, chain_of
 from bossnet_zoo.search.rating import PathTree
+from bossnet_zoo.search.rotation import RotationNetwork
 from bossnet_zoo.search.settings import DEMO, PAPER
 from bossnet_zoo.search.supernets import make_block
 
@@ -88,6 +96,86 @@ def test_the_demo_fits_a_small_machine():
     assert [plan.steps for plan in plans] == [DEMO.epochs * (1078 // DEMO.global_batch)] * 4
     assert [plan.paths for plan in plans] == [(131, 131), (16, 99), (16, 99), (16, 99)]
     assert all(plan.memory_bytes < 2**30 for plan in plans)
+
+
+# --- the other methods
+
+DNA = tiny_settings(Path("images"), method="dna", num_paths=2)
+UNNAS = tiny_settings(Path("images"), "nats", "unnas")
+VIEWS_OF_AN_IMAGE = 2  # of the digits' pipelines
+
+
+def counted(network, *inputs) -> float:
+    """Multiply-adds of a forward pass of one image."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(*inputs)
+    return counter.get_total_flops() / 2
+
+
+def test_a_step_of_dna_costs_what_teacher_and_student_are_counted_at():
+    plans, space = plan_search(DNA, 100, 10), DNA.make_space()
+    image = pixels(1, side=DNA.resolution)
+    for block, plan in enumerate(plans):
+        teacher = Teacher(open_teacher(DNA), block, space.num_blocks, DNA).eval()
+        asked = counted(teacher, image)
+        students = []
+        for entry in space.entries(block):
+            adapter = make_entry_adapter(DNA, space, block, entry, teacher)
+            network = Student(make_block(space, block, entry), adapter, teacher.out_channels, 8).eval()
+            network.block.adapt = lambda x, path: x.mean(dim=(2, 3))[:, :8]  # adapters are left out
+            network.projection = torch.nn.Identity()
+            features = teacher(image)[0]
+            students += [counted(network, features, path) for path in space.paths(block, entry)]
+        per_view = asked + DNA.num_paths * 3 * sum(students) / len(students)
+        expected = DNA.global_batch * VIEWS_OF_AN_IMAGE * per_view
+        assert plan.step_madds == pytest.approx(expected, rel=1e-3)
+        assert plan.memory_bytes > 16 * plan.params
+    assert [(plan.block, plan.stages) for plan in plans] == [(0, 1), (1, 1)]
+    assert [plan.stages for plan in plan_search(replace(DNA, coverage="full"), 100, 10)] == [1, 4]
+
+
+def test_the_plan_of_dna_needs_no_weights_of_its_teacher(monkeypatch):
+    monkeypatch.setattr("bossnet_zoo.search.distillation.open_model", None)
+    assert plan_search(replace(DNA, teacher_pretrained=True), 100, 10) == plan_search(DNA, 100, 10)
+    with pytest.raises(UsageError, match="has 5 levels of features, and the space has 8"):
+        plan_search(replace(DNA, space_options={"block_layers": [1] * 8, "base_width": 8}), 100, 10)
+
+
+@pytest.mark.parametrize("space_name", ["hytra", "mbconv", "nats"])
+def test_a_step_of_unnas_costs_what_whole_networks_are_counted_at(space_name, monkeypatch):
+    monkeypatch.setattr(plan_module, "_SAMPLED", 12)
+    settings = tiny_settings(Path("images"), space_name, "unnas", resolution=64)
+    (plan,) = plan_search(settings, 100, 10)
+    space, generator = settings.make_space(), random.Random(seed_of(settings.seed, "planned architectures"))
+    network = RotationNetwork(space).eval()
+    network.classifiers = torch.nn.ModuleDict({exit: torch.nn.Identity() for exit in network.classifiers})
+    costs = [counted(network, pixels(1, side=64), chain_of(space, space.sample(generator))) for _ in range(12)]
+    step = settings.global_batch * VIEWS_OF_AN_IMAGE * 4 * 3
+    assert plan.step_madds == pytest.approx(step * sum(costs) / len(costs), rel=1e-3)
+    assert (plan.block, plan.stages, plan.params) == (None, 1, count_parameters(RotationNetwork(space)))
+    images = settings.rating_images + settings.calibration_images
+    rated = plan.paths[0] * images / settings.global_batch
+    assert plan.rating_madds == pytest.approx(plan.step_madds / 3 * rated, rel=1e-3)
+    assert plan.memory_bytes > 12 * plan.params
+
+
+def test_unnas_measures_as_many_architectures_as_planned(tmp_path):
+    (plan,) = plan_search(UNNAS, 24, 6)
+    measured = run_search(tmp_path, space="nats", method="unnas").table.meta["measured"]
+    assert plan.paths == (len(measured), len(measured))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"global_batch": 128}, "has 100 images to search on, less than one global batch of 128"),
+        ({"num_paths": 9}, "block1-any has 6 paths, fewer than 9 a step"),
+        ({"path_sampling": "fair"}, "type --num-paths 6"),
+    ],
+)
+def test_what_a_search_would_refuse_is_not_planned(changes, message):
+    with pytest.raises(UsageError, match=message):
+        plan_search(replace(SETTINGS, **changes), 100, 10)
 
 
 @pytest.mark.slow

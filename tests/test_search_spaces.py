@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -206,10 +207,22 @@ def invoke(*arguments: str):
 @pytest.mark.parametrize(
     ("space", "count", "blocks"), [("mbconv", "1,048,576", 5), ("nats", "1,024", 3), ("hytra", "2,818,103", 4)]
 )
-def test_every_space_can_be_planned(space, count, blocks):
-    result = invoke("--space", space, "--preset", "demo", "--dry-run")
-    assert result.exit_code == 0
+@pytest.mark.parametrize(
+    ("method", "optimiser"),
+    [("bossnas", "LARS 0.075"), ("dna", "teacher test_resnet"), ("unnas", "SGD 0.1 (0.05 at 32)")],
+)
+def test_every_space_and_method_can_be_planned(space, count, blocks, method, optimiser):
+    options = ["--teacher", "test_resnet"] if method == "dna" else []
+    if space == "hytra" and method != "bossnas":  # whose every block takes a second
+        options += ["--space-option", "block_layers=[1,2]"]
+        count, blocks = "48", 2
+    result = invoke("--space", space, "--method", method, *options, "--preset", "demo", "--dry-run")
+    assert result.exit_code == 0, result.exception
     assert f"{space}: {count} architectures, {blocks} blocks" in result.stdout
+    assert optimiser in result.stdout
+    rows = re.findall(r"^(\d|all) +1 of \d ", result.stdout, re.MULTILINE)
+    assert rows == (["all"] if method == "unnas" else [f"{block + 1}" for block in range(blocks)])
+    assert all(len(line) <= 110 for line in result.stdout.splitlines())
 
 
 def test_options_of_the_space_are_given_by_name():
@@ -224,7 +237,6 @@ def test_options_of_the_space_are_given_by_name():
     ("arguments", "message"),
     [
         (["--method", "unnas", "--ensemble"], "--ensemble is an option of bossnas, not of unnas"),
-        (["--method", "dna", "--teacher", "resnet50", "--dry-run"], "plans searches with bossnas"),
         (["--method", "byol"], "unknown method 'byol'"),
         (["--method", "dna"], "needs a teacher"),
     ],

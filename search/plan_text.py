@@ -1,0 +1,80 @@
+"""A plan as `bossnet search --dry-run` prints it."""
+
+from __future__ import annotations
+
+import os
+
+from bossnet_zoo import console
+from bossnet_zoo.datasets import open_images
+
+from .distillation import DECAY, FIRST_BLOCK_RATE
+from .plan import BlockPlan, plan_search, total_madds
+from .settings import REFERENCE_BATCH, SearchSettings
+from .supernets import trained_entries
+
+
+def print_plan(settings: SearchSettings, throughput: float) -> None:
+    """What the search would do, block by block, and how long at `throughput` TFLOP/s a process.
+
+    Raises:
+        UsageError, DataError: what the search itself would refuse.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    train = len(open_images(settings.data, "search-train", seed=settings.seed))
+    rated = len(open_images(settings.data, settings.rating_part, seed=settings.seed))
+    plans = plan_search(settings, train, rated, processes)
+    space = settings.make_space()
+    print(f"{space.name}: {space.count():,} architectures, {space.num_blocks} blocks, {_trained(settings)}")
+    print(f"{settings.data}: {train:,} images to train on, {rated:,} to rate on, {settings.resolution} px")
+    print(
+        f"{settings.epochs} epochs {'in all' if settings.method == 'unnas' else 'a block'}, {_drawn(settings)} a step, "
+        f"{settings.global_batch:,} images a step "
+        f"= {processes} processes x {settings.micro_batch} x {settings.accumulation(processes)}"
+    )
+    print(f"{_optimiser(settings)}\n")
+    rate = throughput * 1e12 / 2 * processes * 3600  # multiply-adds an hour
+    rated_things = "measured" if settings.method == "unnas" else "paths"
+    header = ("block", "trained", rated_things, "steps", "GMAdds/step", "params", "memory", "hours")
+    console.print_table([header, *(_row(settings, plan, rate) for plan in plans)])
+    total = total_madds(plans)
+    hours = f"{total / rate:.2g} hours at {throughput:g} TFLOP/s per process (assumed)"
+    print(f"\nin all {total:.2e} multiply-adds: {hours}")
+    print("costs are means over legal architectures; memory is an estimate for one process")
+
+
+def _trained(settings: SearchSettings) -> str:
+    return "trained together" if settings.method == "unnas" else f"{settings.coverage} coverage"
+
+
+def _drawn(settings: SearchSettings) -> str:
+    if settings.method == "unnas":
+        return "1 architecture in 4 rotations"
+    return f"{settings.num_paths} path{'s' if settings.num_paths > 1 else ''}"
+
+
+def _optimiser(settings: SearchSettings) -> str:
+    stated = f"{settings.learning_rate:g}"
+    if settings.method in REFERENCE_BATCH:
+        stated += f" ({settings.base_lr:g} at {REFERENCE_BATCH[settings.method]})"
+    if settings.method == "bossnas":
+        schedule = "" if settings.momentum_schedule == "constant" else "from "
+        return f"LARS {stated}, EMA {schedule}{settings.target_momentum:g}"
+    if settings.method == "dna":
+        first = settings.learning_rate * FIRST_BLOCK_RATE
+        return f"Adam {stated} ({first:g} in block 1), x {DECAY:g} every epoch; teacher {settings.teacher}"
+    return f"SGD {stated}, momentum {settings.momentum:g}; rotation prediction"
+
+
+def _row(settings: SearchSettings, plan: BlockPlan, rate: float) -> tuple[str, ...]:
+    stages = 1 if plan.block is None else len(trained_entries(settings.make_space(), plan.block))
+    hours = plan.stages * (plan.steps * plan.step_madds + plan.rating_madds) / rate
+    return (
+        "all" if plan.block is None else f"{plan.block + 1}",
+        f"{plan.stages} of {stages}",
+        "-".join(f"{number:,}" for number in dict.fromkeys(plan.paths)),
+        f"{plan.steps:,}",
+        f"{plan.step_madds / 1e9:,.{0 if plan.step_madds > 1e10 else 2}f}",
+        f"{plan.params / 1e6:.1f} M",
+        f"{plan.memory_bytes / 2**30:.2f} GiB",
+        f"{hours:.2g}",
+    )
