@@ -9,12 +9,14 @@ import pytest
 import torch
 from searching import SIDE, image_set
 from torch.utils.data import get_worker_info
+from torchvision.transforms import v2
 
 from bossnet_zoo.search.views import (
     BYOL_VIEWS,
     CIFAR_VIEWS,
     DIGIT_VIEWS,
     VIEWS,
+    Blur,
     PlainDataset,
     ViewDataset,
     ViewLoader,
@@ -151,6 +153,19 @@ def test_flip_grey_and_solarize_are_arithmetic():
     clear = (plain - 128 / 255).abs() > 1e-4
     expected = torch.where(plain >= 128 / 255, 1 - plain, plain)
     torch.testing.assert_close(inverted[clear], expected[clear], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [32, 224])
+def test_the_blur_of_workers_is_that_of_torchvision(side):
+    image = v2.functional.to_image(image_set(count=1, side=side).image(0))
+    size, sigma = max(3, side // 10 // 2 * 2 + 1), 1.3
+    blurred = Blur(size, (sigma, sigma))(image)
+    expected = v2.functional.gaussian_blur(image, [size, size], [sigma, sigma])
+    apart = (blurred.int() - expected.int()).abs()
+    assert blurred.dtype == torch.uint8
+    assert apart.max() <= 1  # of 256 levels, where rounding goes the other way
+    assert apart.float().mean() < 1e-3
+    assert (expected.int() - image.int()).abs().float().mean() > 1  # it is blurred at all
 
 
 def test_normalisation_is_by_mean_and_deviation():
