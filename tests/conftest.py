@@ -1,4 +1,4 @@
-"""What several test modules need, and is worth making once: a tiny search that nothing interrupted."""
+"""What several test modules need, and is worth making once: a tiny search and a tiny training, never interrupted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from searching import CPU
 from tiny_search import tiny_settings, write_images
+from tiny_training import fit, write_pictures
 
 from bossnet_zoo.search.run import search, start_run
 from bossnet_zoo.search.settings import SearchSettings
@@ -30,4 +31,18 @@ def whole_search(search_settings, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     start_run(out, search_settings, CPU, "demo")
     search(search_settings, out, CPU)
+    return out
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A labelled folder, to be read only."""
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def whole_run(pictures, tmp_path_factory) -> Path:
+    """A training run that nothing interrupted, to be read only."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    fit(pictures, out, save_every=2)
     return out
