@@ -10,9 +10,9 @@
 
 Every timing comes after a run that is not counted, so that memory is allocated and caches hold what they hold in
 steady use. Networks are timed in turns, in a new order each round, so that a moment in which the machine is busy or hot
-meets all of them. A dozen networks do not fit into every memory at once, so this happens in groups, drawn at random
-from both kinds of networks; a group that is done is kept in a file until the table is written, and an interrupted
-measurement goes on with the next one.
+meets all of them: a shared CPU may lose a third of its speed for ten seconds. Where memory does not hold all networks,
+this happens in groups, drawn at random from both kinds of networks. A group that is done is kept in a file until the
+table is written, and an interrupted measurement goes on with the next one.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ from bossnet_zoo.spaces.hytra import STRIDES
 
 from .latency import LatencyTable, Operation, words
 from .latency_parts import Network, cover, cut
-from .latency_runtimes import Engine, Prepared
+from .latency_runtimes import Engine, Prepared, memory_bytes
 from .solver import path_latency_ms
 
 CHECKED = 20  # networks
 COVERING = 8  # at least, where the space is large enough: scale and offset are fitted to them
 ROUNDS = 7
-_TOGETHER = 8  # networks in memory at once
+_MEMORY_SHARE = 0.25  # of the machine's memory for networks that are timed in turns
+_COPIES = 2  # of the weights of such a network, about
+_ON_GPU = 8  # such networks: engines take long to build, and a GPU's speed is steady
 _VISIT = 0.1  # seconds of a small network in one turn
 _MOST = 10  # runs of it
 
@@ -171,8 +173,7 @@ def measure(
     kept: Kept,
 ) -> Mapping[str, Timings]:
     """The timings of every network, by its written form, group after group."""
-    shuffled = generator.sample(networks, len(networks))
-    groups = [shuffled[first : first + _TOGETHER] for first in range(0, len(shuffled), _TOGETHER)]
+    groups = form_groups(generator.sample(networks, len(networks)), engine.on_gpu, _MEMORY_SHARE * memory_bytes())
     ahead = [group for group in groups if not all(str(network.arch) in kept.times for network in group)]
     if ahead:
         parts = {part.operation: part for group in ahead for network in group for part in network.parts}
@@ -181,6 +182,20 @@ def measure(
         prepared = {str(network.arch): engine.prepare(network, network.arch in in_parts) for network in group}
         kept.add(time_in_rounds(prepared, {str(arch) for arch in in_parts}, rounds, generator))
     return kept.times
+
+
+def form_groups(networks: Sequence[Network], on_gpu: bool, memory: float) -> list[list[Network]]:
+    """Networks that are timed in turns, in their order: as many as `memory` in bytes holds, or a GPU's share."""
+    groups: list[list[Network]] = [[]]
+    used = 0
+    for network in networks:
+        size = _COPIES * sum(parameter.nbytes for parameter in network.model.parameters())
+        if groups[-1] and (len(groups[-1]) == _ON_GPU if on_gpu else used + size > memory):
+            groups.append([])
+            used = 0
+        groups[-1].append(network)
+        used += size
+    return groups
 
 
 def time_in_rounds(

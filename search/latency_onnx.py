@@ -110,6 +110,7 @@ class OnnxEngine:
     """ONNX Runtime on the CPU, profiled."""
 
     runtime = "onnxruntime"
+    on_gpu = False
 
     def __init__(self, threads: int):
         self._package = need("onnxruntime", "onnx")
@@ -209,6 +210,7 @@ class OnnxCudaEngine:
     """ONNX Runtime on a GPU, each layer in a session of its own."""
 
     runtime = "onnxruntime"
+    on_gpu = True
 
     def __init__(self, runtime: Runtime):
         self._package = need("onnxruntime", "onnx")
@@ -254,6 +256,7 @@ class TensorRTEngine:
     """TensorRT, each layer in an engine of its own."""
 
     runtime = "tensorrt"
+    on_gpu = True
 
     def __init__(self, runtime: Runtime):
         self._trt: Any = load_tensorrt("tensorrt")

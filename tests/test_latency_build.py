@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import platform
 import random
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -18,7 +21,7 @@ from bossnet_zoo.export.onnx import open_runtime
 from bossnet_zoo.search import latency_build
 from bossnet_zoo.search.cli_latency import app
 from bossnet_zoo.search.latency import all_layers, layers_of, read_latency
-from bossnet_zoo.search.latency_build import build_table, compare, draw, fit
+from bossnet_zoo.search.latency_build import build_table, compare, draw, fit, form_groups
 from bossnet_zoo.search.latency_onnx import build_plan, export_parts, join, read_profile
 from bossnet_zoo.search.latency_parts import cover, cut, fill, find_space
 from bossnet_zoo.search.latency_runtimes import device_name, make_engine
@@ -131,7 +134,8 @@ class Imaginary:
 
     runtime, versions, device, threads = "abacus", {"abacus": "1.0"}, "imagination", 1
 
-    def __init__(self, stop_after: int | None = None):
+    def __init__(self, stop_after: int | None = None, on_gpu: bool = False):
+        self.on_gpu = on_gpu
         self.prepared: list[str] = []
         self.stop_after = stop_after
 
@@ -212,11 +216,11 @@ def test_small_spaces_are_checked_on_what_they_have():
 
 def test_an_interrupted_measurement_goes_on_with_the_next_group(tmp_path):
     progress = tmp_path / "latency.json.partial"
-    expected = build_table(SMALL_NATS, Imaginary(), check=9, rounds=1)
-    first = Imaginary(stop_after=12)  # in the second group of eight
+    expected = build_table(SMALL_NATS, Imaginary(on_gpu=True), check=9, rounds=1)
+    first = Imaginary(stop_after=12, on_gpu=True)  # in the second group of eight
     with pytest.raises(KeyboardInterrupt):
         build_table(SMALL_NATS, first, check=9, rounds=1, progress=progress)
-    second = Imaginary()
+    second = Imaginary(on_gpu=True)
     table = build_table(SMALL_NATS, second, check=9, rounds=1, progress=progress)
     assert not set(first.prepared[:8]) & set(second.prepared)
     assert len(first.prepared[:8]) + len(second.prepared) == 8 + 9
@@ -224,6 +228,18 @@ def test_an_interrupted_measurement_goes_on_with_the_next_group(tmp_path):
     third = Imaginary()
     build_table(SMALL_NATS, third, check=9, rounds=1, progress=progress)
     assert not third.prepared  # everything is known
+
+
+def test_networks_are_timed_in_turns_as_far_as_memory_holds_them():
+    networks = [cut(SMALL_NATS, SMALL_NATS.sample(random.Random(seed)), 8, batch=1) for seed in range(20)]
+    size = [2 * sum(4 * parameter.numel() for parameter in network.model.parameters()) for network in networks]
+    assert form_groups(networks, False, sum(size)) == [networks]
+    groups = form_groups(networks, False, 4 * max(size))
+    assert [network for group in groups for network in group] == networks
+    assert max(map(len, groups)) >= 4
+    assert all(sum(size[networks.index(net)] for net in group) <= 4 * max(size) for group in groups)
+    assert form_groups(networks, False, 0) == [[network] for network in networks]
+    assert list(map(len, form_groups(networks, True, 0))) == [8, 8, 4]
 
 
 @pytest.mark.parametrize("damage", ["other settings", "cut short", "nonsense"])
@@ -419,6 +435,24 @@ def test_weights_are_given_back_after_a_group():
     assert all(parameter.is_meta for parameter in network.model.parameters())
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this is no glibc")
+def test_freed_memory_is_kept():
+    """64 MB in blocks of 1 MB, freed in an order in which glibc would give most of it back to the system."""
+    program = """
+import torch
+from bossnet_zoo.search.latency_runtimes import make_engine
+
+make_engine("torch")
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
+tensors = [torch.ones(2**18) for _ in range(64)]
+full = resident()
+del tensors
+print(full - resident())
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 2**25
+
+
 # --- what is not there
 
 
@@ -436,7 +470,7 @@ def test_a_missing_gpu_is_said(runtime):
 
 @pytest.mark.parametrize(("runtime", "extra"), [("tensorrt", "trt"), ("onnxruntime", "onnx")])
 def test_a_missing_package_is_said_with_what_installs_it(monkeypatch, runtime, extra):
-    monkeypatch.setitem(__import__("sys").modules, runtime, None)
+    monkeypatch.setitem(sys.modules, runtime, None)
     with pytest.raises(UsageError, match=rf'needs the package {runtime!r}.*pip install "bossnet-zoo\[{extra}\]"'):
         make_engine(runtime, "cuda" if runtime == "tensorrt" else "cpu")
 
