@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check clean
+.PHONY: install demo test bench check clean
 
 install: .venv/.installed
 
@@ -17,6 +17,10 @@ demo: install
 # One thread per worker: two workers with two threads each would only wait for one another.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# Writes benchmarks/results.json and README's table; nothing else should run meanwhile.
+bench: install
+	$(BIN)/python benchmarks/run_all.py
 
 check: install
 	$(BIN)/ruff check .
