@@ -161,7 +161,7 @@ def rank(
 
     Example: bossnet rank --ratings runs/search/ratings.json --truth truth.json --plot ranking.png
     """
-    from .ranking import keep_for_report
+    from .ranking import epochs_of_search, keep_for_report
     from .ranking import rank as compare
     from .truth_table import read_nats_bench, read_truth
 
@@ -170,13 +170,15 @@ def rank(
     searched, table = _open(ratings, space, option)
     accuracies = read_truth(truth) if truth else read_nats_bench(nats_bench, dataset)  # type: ignore[arg-type]
     ranking = compare(searched, table, accuracies, seed=seed)
+    in_search = ratings.name == "ratings.json" and (ratings.parent / "metrics.jsonl").exists()
+    epochs = epochs_of_search(ratings.parent, searched, table, accuracies) if in_search else []
     if plot:
         from .ranking_plot import plot_ranking
 
-        plot_ranking(ranking, plot)
+        plot_ranking(ranking, plot, epochs)
         console.note(f"drawn: {plot}")
-    if ratings.name == "ratings.json" and (ratings.parent / "metrics.jsonl").exists():  # the folder of a search
-        keep_for_report(ratings.parent, ranking, searched, table, accuracies)
+    if in_search:
+        keep_for_report(ratings.parent, ranking, accuracies, epochs)
         console.note(f"next, with the ranking in it: bossnet report {ratings.parent}")
     if as_json:
         print_json(ranking.to_json())
@@ -195,6 +197,15 @@ def _print_ranking(ranking: Ranking) -> None:
         cells = (f"{f.value:.3f} [{f.low:5.2f}, {f.high:5.2f}]" if f else "undefined" for f in figures)
         rows.append((names.get(name, name), *cells))
     console.print_table(rows)
+    gained = [
+        (names.get(name, name), f"{gain.value:.3f} [{gain.low:5.2f}, {gain.high:5.2f}]" if gain else "undefined")
+        for name, gain in ranking.advantages.items()
+    ]
+    print("\nKendall tau-b of the ratings minus the baseline's; better if all above 0")
+    console.print_table(gained)
+    if ranking.repeatability:
+        again = ranking.repeatability
+        print(f"\none training against another: tau-b {again.value:.3f} [{again.low:.2f}, {again.high:.2f}]")
     print("\nprecision at k; regret of the top choice, in accuracy")
     ks = list(ranking.agreement.precision_at)
     table: list[tuple[str, ...]] = [("", *(f"k = {k}" for k in ks), "regret")]

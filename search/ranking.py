@@ -3,16 +3,16 @@
 Orientation: a good method is positive. Scores are negated where low ratings are good, and the baselines say that more
 is better: parameters, MAdds, and log-width, the sum over choice layers of the logarithm of their inner channels.
 
-What is counted: the architectures that have both a true accuracy and ratings of all their paths. Ties: Kendall's tau-b
-and Spearman's average ranks allow for them; among equals, precision and regret take the architecture first that
-comes first in alphabetical order. Intervals are the central 95 % of the bootstrap: architectures drawn with
-replacement, the same draws for every figure; draws in which a correlation is undefined (all equal) do not count.
+What is counted: the architectures that have both a true accuracy and ratings of all their paths, in alphabetical order,
+by which ties are broken. Intervals are the central 95 % of the bootstrap: architectures drawn with replacement, the
+same draws for every figure, so that a rating and a baseline can be compared draw by draw.
 
 Shapes: n architectures, R resamples.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 from scipy.optimize import nnls
 
 from bossnet_zoo.checkpoint import read_jsonl, save_json
@@ -28,44 +27,9 @@ from bossnet_zoo.errors import UsageError
 from bossnet_zoo.spaces import Arch, HyTraArch, MBConvArch, NatsArch, Space
 from bossnet_zoo.spaces.mbconv import CANDIDATES
 
+from .correlation import MANY, Agreement, Estimate, advantage, agree, kendall_of_draws
 from .rating_table import RatingTable
 from .truth_table import TruthTable
-
-PRECISION_AT = (1, 5, 10, 50, 100)
-_MANY = 1000  # up to so many architectures, tau of all resamples is three products of matrices
-
-
-class Estimate(NamedTuple):
-    """A correlation and its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How well values (of ratings, or of a baseline) predict true accuracy.
-
-    Attributes:
-        kendall, spearman, pearson: correlations; None where undefined, because all values are equal.
-        precision_at: for each k, the fraction of the k truly best architectures among the k predicted to be best.
-        regret: true accuracy of the best architecture minus that of the one predicted to be best.
-    """
-
-    kendall: Estimate | None
-    spearman: Estimate | None
-    pearson: Estimate | None
-    precision_at: Mapping[int, float]
-    regret: float
-
-    def to_json(self) -> dict[str, Any]:
-        correlations = {name: getattr(self, name) for name in ("kendall", "spearman", "pearson")}
-        return {
-            **{name: estimate and estimate._asdict() for name, estimate in correlations.items()},
-            "precision_at": {str(k): precision for k, precision in self.precision_at.items()},
-            "regret": self.regret,
-        }
 
 
 class Point(NamedTuple):
@@ -83,6 +47,9 @@ class Ranking:
     Attributes:
         agreement: of the ratings with the truth.
         baselines: the same by name of the baseline: `params`, `madds` and, in the three spaces, `log_width`.
+        advantages: by name of the baseline, how much higher Kendall's tau of the ratings is, with its own interval.
+        repeatability: Kendall's tau between two trainings of the same architectures, where the truth has several: a
+            rating that knew everything but the luck of a training would agree about as well with one of them.
         points: the architectures that count.
         num_unrated: how many architectures have a true accuracy but no score.
         lower_is_better: orientation of the scores in `points`.
@@ -90,14 +57,23 @@ class Ranking:
 
     agreement: Agreement
     baselines: Mapping[str, Agreement]
+    advantages: Mapping[str, Estimate | None]
+    repeatability: Estimate | None
     points: tuple[Point, ...]
     num_unrated: int
     lower_is_better: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Keys `n`, `unrated`, those of `Agreement.to_json`, and `baselines`."""
-        baselines = {name: agreement.to_json() for name, agreement in self.baselines.items()}
-        head = {"n": len(self.points), "unrated": self.num_unrated}
+        """Keys `n`, `unrated`, `repeatability`, those of `Agreement.to_json`, `baselines`; these with `advantage`."""
+
+        def plain(estimate: Estimate | None) -> dict[str, float] | None:
+            return estimate and estimate._asdict()
+
+        baselines = {
+            name: {**agreement.to_json(), "advantage": plain(self.advantages[name])}
+            for name, agreement in self.baselines.items()
+        }
+        head = {"n": len(self.points), "unrated": self.num_unrated, "repeatability": plain(self.repeatability)}
         return {**head, **self.agreement.to_json(), "baselines": baselines}
 
 
@@ -130,12 +106,15 @@ def rank(
             raise UsageError(
                 f"the {what} of all {len(archs)} architectures are equal, so nothing can be ranked by them"
             )
-    resamples = resamples or (1000 if len(archs) <= _MANY else 200)
+    resamples = resamples or (1000 if len(archs) <= MANY else 200)
     draws = np.random.default_rng(seed).integers(0, len(archs), (resamples, len(archs)))
     baselines = {name: np.array(values) for name, values in _baselines(space, archs).items()}
+    goodness = -scores if table.lower_is_better else scores
     return Ranking(
-        agreement=agree(-scores if table.lower_is_better else scores, accuracy, draws),
+        agreement=agree(goodness, accuracy, draws),
         baselines={name: agree(values, accuracy, draws) for name, values in baselines.items()},
+        advantages={name: advantage(goodness, values, accuracy, draws) for name, values in baselines.items()},
+        repeatability=_repeatability(truth, archs, draws),
         points=tuple(Point(str(arch), *scored[arch]) for arch in archs),
         num_unrated=num_unrated,
         lower_is_better=table.lower_is_better,
@@ -155,6 +134,21 @@ def _scored(
             f"a ranking needs 3 or more: measure others with bossnet truth, or search with --coverage full"
         )
     return scored, len(accuracies) - len(scored)
+
+
+def _repeatability(truth: TruthTable, archs: Sequence[Arch], draws: np.ndarray) -> Estimate | None:
+    """Kendall's tau between trainings, mean over their pairs; None where the truth does not have several of each."""
+    runs: Mapping[str, Sequence[float]] = truth.meta.get("runs") or {}
+    rows = [runs.get(str(arch), ()) for arch in archs]
+    if len({len(row) for row in rows}) > 1 or len(rows[0]) < 2:
+        return None
+    pairs = list(itertools.combinations(np.array(rows).T, 2))
+    everything = np.arange(len(archs))[None]
+    value, resampled = (
+        np.mean([kendall_of_draws(one, other, chosen) for one, other in pairs], axis=0)
+        for chosen in (everything, draws)
+    )
+    return Estimate(float(value[0]), *map(float, np.nanquantile(resampled, (0.025, 0.975))))
 
 
 def _baselines(space: Space, archs: Sequence[Arch]) -> dict[str, list[float]]:
@@ -208,14 +202,19 @@ def over_epochs(
     return curve
 
 
-def keep_for_report(run: Path, ranking: Ranking, space: Space, table: RatingTable, truth: TruthTable) -> None:
-    """Write `ranking.json` to the folder of a search: `Ranking.to_json`, its points, and correlations over epochs."""
+def epochs_of_search(run: Path, space: Space, table: RatingTable, truth: TruthTable) -> list[dict[str, float]]:
+    """`over_epochs` of what a search with --rating-every left in its folder."""
     records = [record for record in read_jsonl(run / "metrics.jsonl") if record.get("kind") == "rating"]
+    return over_epochs(space, table, records, truth)
+
+
+def keep_for_report(run: Path, ranking: Ranking, truth: TruthTable, epochs: Sequence[Mapping[str, float]] = ()) -> None:
+    """Write `ranking.json` to the folder of a search: `Ranking.to_json`, its points, and correlations over epochs."""
     content = {
         **ranking.to_json(),
         "truth": dict(truth.meta),
         "points": [point._asdict() for point in ranking.points],
-        "epochs": over_epochs(space, table, records, truth),
+        "epochs": list(epochs),
     }
     save_json(run / "ranking.json", content)
 
@@ -243,62 +242,3 @@ def fit_lambdas(space: Space, table: RatingTable, truth: TruthTable) -> tuple[fl
     if not weights.any():
         raise UsageError("the ratings do not explain the accuracies at all: every fitted weight is 0; check both files")
     return tuple((weights / weights.mean()).tolist())
-
-
-# --- figures
-
-
-def agree(values: np.ndarray, accuracy: np.ndarray, draws: np.ndarray) -> Agreement:
-    """How well `values` (n,), where more is better, predict `accuracy` (n,); `draws` (R, n) are the resamples."""
-    measures = {"kendall": kendall_of_draws, "spearman": spearman_of_draws, "pearson": pearson_of_draws}
-    everything = np.arange(len(values))[None]
-    estimates: dict[str, Estimate | None] = dict.fromkeys(measures)
-    if np.ptp(values):
-        for name, measure in measures.items():
-            low, high = np.nanquantile(measure(values, accuracy, draws), (0.025, 0.975))
-            estimates[name] = Estimate(float(measure(values, accuracy, everything)[0]), float(low), float(high))
-    predicted, best = (np.argsort(-column, kind="stable") for column in (values, accuracy))
-    precision_at = {k: len(set(predicted[:k]) & set(best[:k])) / k for k in PRECISION_AT if k < len(values)}
-    regret = float(accuracy[best[0]] - accuracy[predicted[0]])
-    return Agreement(**estimates, precision_at=precision_at, regret=regret)
-
-
-def pearson_of_draws(x: np.ndarray, y: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Pearson's R of each resample: (R,), NaN where undefined."""
-    return _in_parts(lambda part: _pearson(x[part], y[part]), draws)
-
-
-def spearman_of_draws(x: np.ndarray, y: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Spearman's rho of each resample: (R,), NaN where undefined."""
-    return _in_parts(lambda part: _pearson(stats.rankdata(x[part], axis=1), stats.rankdata(y[part], axis=1)), draws)
-
-
-def kendall_of_draws(x: np.ndarray, y: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of each resample: (R,), NaN where undefined."""
-    if len(x) > _MANY:
-        return np.array([stats.kendalltau(x[draw], y[draw]).statistic for draw in draws])
-    order_x, order_y = (np.sign(v[:, None] - v[None, :]) for v in (x, y))  # of each pair
-    times = np.zeros(draws.shape)  # how often a resample holds each architecture
-    np.add.at(times, (np.arange(len(draws))[:, None], draws), 1)
-
-    def over_pairs(matrix: np.ndarray) -> np.ndarray:
-        return ((times @ matrix) * times).sum(axis=1)
-
-    untied = over_pairs(np.abs(order_x)) * over_pairs(np.abs(order_y))
-    return _divide(over_pairs(order_x * order_y), np.sqrt(untied))
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    varied = (np.ptp(x, axis=1) > 0) & (np.ptp(y, axis=1) > 0)
-    x, y = (v - v.mean(axis=1, keepdims=True) for v in (x, y))
-    return _divide((x * y).sum(axis=1), varied * np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1)))
-
-
-def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.divide(a, b, out=np.full_like(b, np.nan), where=b > 0)
-
-
-def _in_parts(measure, draws: np.ndarray) -> np.ndarray:
-    """`measure` of all draws, as many at a time as make some megabytes."""
-    num_parts = math.ceil(draws.size / 2**20)
-    return np.concatenate([measure(part) for part in np.array_split(draws, num_parts)])

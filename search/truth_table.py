@@ -89,19 +89,21 @@ def read_nats_bench(path: Path, dataset: str) -> TruthTable:
     """Test accuracies (90 epochs, mean over seeds) of NATS-Bench's size space, through the benchmark's own package.
 
     CIFAR-10 networks were trained on train + validation, CIFAR-100 networks on train, as the benchmark reports them.
-    Only architectures whose file is there count. The package unpickles these files: use the benchmark's own.
+    Only architectures that are there count. The package unpickles these files: use the benchmark's own.
 
     Args:
-        path: the folder `NATS-sss-v1_0-50262-simple`, unpacked, or one like it.
+        path: the folder `NATS-sss-v1_0-50262-simple`, unpacked, or one like it; or the file
+            `NATS-sss-v1_0-50262.pickle.pbz2`, which takes much memory.
         dataset: `cifar10` or `cifar100`.
 
     Raises:
-        UsageError: an unknown data set, or no such folder.
+        UsageError: an unknown data set, or no benchmark there.
         BossNetError: the package is not installed, or a file is damaged.
     """
     if dataset not in NATS_DATASETS:
         raise unknown("dataset of NATS-Bench", dataset, NATS_DATASETS)
-    if not (path / "meta.pickle.pbz2").exists():
+    in_folder = (path / "meta.pickle.pbz2").exists()
+    if not in_folder and not path.is_file():
         raise UsageError(
             f"{path} holds no NATS-Bench: no meta.pickle.pbz2; unpack NATS-sss-v1_0-50262-simple.tar there"
         )
@@ -109,16 +111,18 @@ def read_nats_bench(path: Path, dataset: str) -> TruthTable:
         from nats_bench import create
     except ImportError:
         raise BossNetError('reading NATS-Bench needs a package; type: pip install "bossnet-zoo[data]"') from None
-    accuracy = {}
-    files = sorted(path.glob("[0-9]*.pickle.pbz2"))
-    api = create(str(path), "sss", fast_mode=True, verbose=False)
-    for file in console.track(files, "NATS-Bench", len(files)):
-        index = int(file.name.partition(".")[0])
-        try:
+    accuracy, place = {}, path
+    try:
+        api = create(str(path), "sss", fast_mode=in_folder, verbose=False)
+        files = {int(file.name.partition(".")[0]): file for file in sorted(path.glob("[0-9]*.pickle.pbz2"))}
+        for index in console.track(files or sorted(api.evaluated_indexes), "NATS-Bench", len(files) or len(api)):
+            place = files.get(index, path)
             info = api.get_more_info(index, dataset, hp="90", is_random=False)
-        except (OSError, EOFError, ValueError, UnpicklingError) as error:
-            raise BossNetError(f"{file} is damaged ({error}); unpack it again") from error
-        accuracy[api.arch(index)] = info["test-accuracy"]
+            accuracy[api.arch(index)] = info["test-accuracy"]
+            if in_folder:
+                api.arch2infos_dict.clear()  # it would keep the training curves of all 32,768
+    except (OSError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+        raise BossNetError(f"{place} is damaged ({error}); unpack it again") from error
     if not accuracy:
         raise UsageError(f"{path} holds no architectures: no files such as 000000.pickle.pbz2")
     return TruthTable("nats", accuracy, {"source": "NATS-Bench", "dataset": dataset})

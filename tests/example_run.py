@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from bossnet_zoo.checkpoint import append_jsonl, load_json, save_json
-from bossnet_zoo.search.ranking import keep_for_report, rank
+from bossnet_zoo.search.ranking import epochs_of_search, keep_for_report, rank
 from bossnet_zoo.search.rating_table import RatingTable, read_ratings
 from bossnet_zoo.search.solver import solve
 from bossnet_zoo.search.truth_table import TruthTable
@@ -106,7 +106,8 @@ def add_ranking(run: Path, *, architectures: int = 40) -> None:
             scores[str(arch)] = score
     accuracy = {arch: 90 - 5 * score + generator.gauss(0, 0.7) for arch, score in scores.items()}
     truth = TruthTable(space.name, accuracy)
-    keep_for_report(run, rank(space, table, truth, resamples=50), space, table, truth)
+    ranking = rank(space, table, truth, resamples=50)
+    keep_for_report(run, ranking, truth, epochs_of_search(run, space, table, truth))
 
 
 def make_demo(folder: Path) -> Path:

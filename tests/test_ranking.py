@@ -5,29 +5,23 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats_bench_files import write_benchmark
 from PIL import Image
 from scipy import stats
 from typer.testing import CliRunner
 
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.search.cli_solve import app
-from bossnet_zoo.search.ranking import (
-    agree,
-    fit_lambdas,
-    keep_for_report,
-    kendall_of_draws,
-    log_width,
-    over_epochs,
-    pearson_of_draws,
-    rank,
-    spearman_of_draws,
-)
+from bossnet_zoo.search.correlation import advantage, agree, kendall_of_draws, pearson_of_draws, spearman_of_draws
+from bossnet_zoo.search.ranking import fit_lambdas, keep_for_report, log_width, over_epochs, rank
 from bossnet_zoo.search.ranking_plot import plot_ranking
 from bossnet_zoo.search.rating_table import RatingTable, read_ratings
 from bossnet_zoo.search.truth_table import TruthTable, read_nats_bench, read_truth, truth_from_json
@@ -80,6 +74,48 @@ def test_nats_bench_is_read_through_its_package(dataset, accuracies):
     assert list(truth.accuracy) == ["8:8:8:8:8", "8:8:8:16:32", "8:8:40:32:40"]
     assert list(truth.accuracy.values()) == pytest.approx(accuracies, abs=1e-4)
     assert rank(SPACE, make_table(), truth).baselines["params"].kendall.value == 1
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory) -> tuple[Path, Path]:
+    """Accuracies that fall with the first width, of four of five architectures, in the benchmark's own two forms."""
+    pytest.importorskip("nats_bench")
+    archs = [f"{width}:8:8:8:{width}" for width in (8, 16, 24, 32, 64)]
+    accuracies = {arch: {"cifar10": 90.0 - index, "cifar100": 60.0 + index} for index, arch in enumerate(archs[1:])}
+    return write_benchmark(tmp_path_factory.mktemp("benchmark"), archs, accuracies)
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+@pytest.mark.parametrize(("dataset", "accuracies"), [("cifar10", [90, 89, 88, 87]), ("cifar100", [60, 61, 62, 63])])
+def test_nats_bench_is_read_in_both_its_forms(benchmark, form, dataset, accuracies):
+    truth = read_nats_bench(benchmark[0] if form == "folder" else benchmark[1], dataset)
+    assert list(truth.accuracy) == ["16:8:8:8:16", "24:8:8:8:24", "32:8:8:8:32", "64:8:8:8:64"]
+    assert list(truth.accuracy.values()) == accuracies  # the mean over seeds, of the last of 90 epochs
+    sign = -1 if dataset == "cifar10" else 1
+    assert rank(SPACE, make_table(), truth).baselines["log_width"].kendall.value == pytest.approx(sign)
+
+
+def test_a_damaged_file_of_nats_bench_is_named(benchmark, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(benchmark[0], folder)
+    damaged = folder / "000003.pickle.pbz2"
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    with pytest.raises(BossNetError, match=r"000003\.pickle\.pbz2 is damaged"):
+        read_nats_bench(folder, "cifar10")
+    for file in folder.glob("0*.pbz2"):
+        file.unlink()
+    with pytest.raises(UsageError, match="holds no architectures"):
+        read_nats_bench(folder, "cifar10")
+
+
+def test_rank_takes_nats_bench_as_its_truth(benchmark, tmp_path):
+    make_table().write(tmp_path / "table.json")
+    command = ["rank", "--ratings", str(tmp_path / "table.json"), "--nats-bench", str(benchmark[0])]
+    found = [json.loads(run(*command, "--dataset", name, "--json").stdout) for name in ("cifar10", "cifar100")]
+    assert [document["baselines"]["log_width"]["kendall"]["value"] for document in found] == [
+        pytest.approx(-1),
+        pytest.approx(1),
+    ]
 
 
 def test_a_folder_without_nats_bench_is_refused(tmp_path):
@@ -155,6 +191,44 @@ def test_precision_and_regret_by_hand():
     found = agree(values, accuracy, np.arange(12)[None])
     assert found.regret == 90 - 55
     assert found.precision_at == {1: 0.0, 5: 3 / 5, 10: 8 / 10}  # 8, 9, 11; all but 0, 1 of ten
+
+
+@pytest.mark.parametrize("lower_is_better", [True, False])
+def test_what_the_ratings_gain_over_a_baseline_is_a_paired_difference(lower_is_better):
+    table = make_table(lower_is_better=lower_is_better)
+    sign = -1 if lower_is_better else 1
+    ranking = rank(SPACE, table, make_truth(lambda arch: sign * table.score(SPACE, arch)))
+    for name, gain in ranking.advantages.items():
+        baseline = ranking.baselines[name].kendall
+        assert gain.value == pytest.approx(1 - baseline.value)
+        assert (gain.low, gain.high) == pytest.approx((1 - baseline.high, 1 - baseline.low))  # the ratings' tau is 1
+    worthless = rank(SPACE, table, make_truth(lambda arch: math.log(math.prod(arch.widths))))
+    assert worthless.advantages["log_width"].high < 0
+
+
+def test_a_paired_difference_is_narrower_than_what_it_is_the_difference_of():
+    generator = np.random.default_rng(0)
+    accuracy, noise = generator.normal(size=(2, 60))
+    values = accuracy + noise
+    others = values + 0.05 * generator.normal(size=60)  # nearly the same predictor
+    draws = generator.integers(0, 60, (500, 60))
+    gain, alone = advantage(values, others, accuracy, draws), agree(values, accuracy, draws).kendall
+    assert gain.high - gain.low < (alone.high - alone.low) / 2
+    assert advantage(values, np.ones(60), accuracy, draws) is None
+
+
+def test_the_truth_of_several_trainings_says_how_far_they_agree():
+    table, generator = make_table(), random.Random(3)
+    truth = make_truth(lambda arch: sum(arch.widths))
+    assert rank(SPACE, table, truth).repeatability is None
+    runs = {arch: [accuracy + generator.gauss(0, 40) for _ in range(3)] for arch, accuracy in truth.accuracy.items()}
+    found = rank(SPACE, table, replace(truth, meta={"runs": runs})).repeatability
+    columns = list(zip(*(runs[arch] for arch in sorted(runs)), strict=True))
+    expected = np.mean([stats.kendalltau(columns[i], columns[j]).statistic for i, j in ((0, 1), (0, 2), (1, 2))])
+    assert found.value == pytest.approx(expected)
+    assert 0 < found.low < found.value < found.high < 1
+    del runs[min(runs)]
+    assert rank(SPACE, table, replace(truth, meta={"runs": runs})).repeatability is None
 
 
 def test_baselines_say_that_more_is_better():
@@ -247,7 +321,7 @@ def test_correlation_over_epochs_counts_epochs_in_which_all_blocks_were_rated():
 def test_a_ranking_is_kept_for_the_report(tmp_path):
     table, truth = make_table(), make_truth(lambda arch: sum(arch.widths))
     ranking = rank(SPACE, table, truth)
-    keep_for_report(tmp_path, ranking, SPACE, table, truth)
+    keep_for_report(tmp_path, ranking, truth)
     kept = json.loads((tmp_path / "ranking.json").read_text())
     assert len(kept["points"]) == kept["n"]
     assert kept["kendall"]["value"] == ranking.agreement.kendall.value
@@ -255,11 +329,17 @@ def test_a_ranking_is_kept_for_the_report(tmp_path):
 
 
 def test_the_picture_is_a_png(tmp_path):
-    plot_ranking(rank(SPACE, make_table(), make_truth(lambda arch: sum(arch.widths))), tmp_path / "ranking.png")
+    ranking = rank(SPACE, make_table(), make_truth(lambda arch: sum(arch.widths)))
+    plot_ranking(ranking, tmp_path / "ranking.png")
     with Image.open(tmp_path / "ranking.png") as picture:
         assert picture.format == "PNG"
         assert picture.width > 1000
         assert len(picture.convert("RGB").getcolors(maxcolors=100_000)) > 20
+        width = picture.width
+    curve = [{"epoch": epoch, "kendall": epoch / 10, "spearman": 0.5, "pearson": -0.2} for epoch in (2, 4)]
+    plot_ranking(ranking, tmp_path / "over-epochs.png", curve)
+    with Image.open(tmp_path / "over-epochs.png") as picture:
+        assert picture.width > 1.3 * width  # a third panel
 
 
 # --- truth files
@@ -323,6 +403,8 @@ def test_rank_prints_json_with_the_documented_keys(files):
         for name in ("kendall", "spearman", "pearson"):
             assert set(figures[name]) == {"value", "low", "high"}
     assert set(document["baselines"]) == {"params", "madds", "log_width"}
+    assert all(set(figures["advantage"]) == {"value", "low", "high"} for figures in document["baselines"].values())
+    assert document["repeatability"] is None
 
 
 def test_rank_prints_tables_that_fit_eighty_columns(files, tmp_path):
