@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from pathlib import Path
 
 import torch
 
-from bossnet_zoo.runtime import gpu_name
+from bossnet_zoo.runtime import gpu_name, processor_name
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "onnxruntime")
 
@@ -17,7 +16,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "onnxruntime")
 def describe() -> dict[str, str | int | None]:
     """Processor, cores that this process may use, threads of PyTorch, and the GPU if there is one."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "gpu": gpu_name(),
@@ -34,11 +33,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _processor() -> str:
-    """The processor's name, as far as the system tells."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

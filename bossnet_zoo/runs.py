@@ -12,7 +12,7 @@ from timm.models import is_model, list_models
 from torch import nn
 
 from .checkpoint import load_json
-from .errors import CheckpointError, UsageError, unknown
+from .errors import BossNetError, CheckpointError, UsageError, unknown
 from .models.weights import load_strictly, read_weights
 from .spaces import Arch, HyTraArch, MBConvArch, NatsArch, parse_arch
 
@@ -57,13 +57,20 @@ def build_model(
         UsageError: an unknown model, or an option that its network does not have.
         CheckpointError: `pretrained` weights that cannot be read.
     """
+    given = options
     name, options = resolve_model(model, options)
     try:
         return create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+    except BossNetError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        if "unexpected keyword argument" in str(error):
+            raise UsageError(f"{name} has no such option: {error}") from error
+        if pretrained or not given:
             raise
-        raise UsageError(f"{name} has no such option: {error}") from error
+        asked = ", ".join(f"{option}={value!r}" for option, value in given.items())
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{name} cannot be built with {asked} ({reason}); type other values of --option") from error
 
 
 def is_run(path: str | Path) -> bool:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -158,6 +160,14 @@ def _precision(name: str, device: torch.device) -> torch.dtype:
     if name not in choices:
         raise UsageError(f"unknown precision {name!r}; allowed: auto, float32, bfloat16")
     return choices[name]
+
+
+def processor_name() -> str:
+    """The CPU's name, as far as the system tells."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text(encoding="utf-8", errors="replace").splitlines() if about.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def gpu_name() -> str | None:

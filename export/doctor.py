@@ -22,7 +22,7 @@ import torch
 
 from bossnet_zoo import __version__
 from bossnet_zoo.errors import BossNetError
-from bossnet_zoo.runtime import Runtime, gpu_name
+from bossnet_zoo.runtime import Runtime, gpu_name, processor_name
 
 from .metadata import Metadata
 from .trt_common import INSTALL
@@ -108,15 +108,12 @@ def _machine() -> dict[str, Any]:
 
 def _processor() -> str:
     """The processor's name, and which it has of the instructions that decide about the speed of INT8 and bf16."""
-    name, flags = platform.processor() or platform.machine(), ""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            name = value.strip() if key.strip() == "model name" else name
-            flags = value if key.strip() in ("flags", "Features") else flags
-    found = [flag for flag in INSTRUCTIONS if flag in flags.split()]
-    return f"{name} ({', '.join(found)})" if found else name
+    cpuinfo, flags = Path("/proc/cpuinfo"), set[str]()
+    for line in cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else ():
+        if line.startswith(("flags", "Features")):
+            flags.update(line.partition(":")[2].split())
+    found = ", ".join(name for name in INSTRUCTIONS if name in flags)
+    return f"{processor_name()} ({found})" if found else processor_name()
 
 
 def _gpu(index: int) -> str:

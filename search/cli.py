@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bossnet_zoo import console
-from bossnet_zoo.cli import AsJson, parse_amount, parse_options, print_json
+from bossnet_zoo.cli import MAX_SEED, AsJson, parse_amount, parse_options, print_json
 from bossnet_zoo.errors import UsageError
 
 from .cli_solve import app as solve_app
@@ -21,7 +21,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run th
 SpaceOption = Annotated[
     list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the space: base_width=8, se=true.")
 ]
-Seed = Annotated[int | None, typer.Option(help="Decides everything that is random.")]
+Seed = Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Decides everything that is random.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 MaxMAdds = Annotated[str | None, typer.Option(help="Most multiply-adds of an architecture: 475M, 3.5G or a number.")]
@@ -38,7 +38,9 @@ def search(
     method: Annotated[str | None, typer.Option(help="bossnas, dna or unnas.")] = None,
     space_option: SpaceOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the search would take, and stop.")] = False,
-    throughput: Annotated[float, typer.Option(help="For --dry-run: TFLOP/s of one device in practice.")] = 60.0,
+    throughput: Annotated[
+        float, typer.Option(min=0.001, help="For --dry-run: TFLOP/s of one device in practice.")
+    ] = 60.0,
     overwrite: Overwrite = False,
     max_madds: MaxMAdds = None,
     max_params: MaxParams = None,
@@ -193,7 +195,9 @@ def truth(
     epochs: Annotated[int | None, typer.Option(help="Passes over the images.")] = None,
     global_batch: Annotated[int | None, typer.Option(help="Images of a step, over all processes.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Pixels of a side.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides which architectures, and their training.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Decides which architectures, and their training.")
+    ] = 0,
     seeds: Annotated[int, typer.Option(help="Trainings of each architecture, to average.")] = 1,
     weights: Annotated[str, typer.Option(help="Whose accuracy counts: model, or ema for averaged weights.")] = "model",
     train_part: Annotated[str, typer.Option(help="train; or search-val or search-train, which are smaller.")] = "train",

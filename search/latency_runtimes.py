@@ -10,12 +10,10 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -23,7 +21,7 @@ from torch import Tensor
 
 from bossnet_zoo import __version__
 from bossnet_zoo.errors import UsageError, unknown
-from bossnet_zoo.runtime import Runtime, gpu_name
+from bossnet_zoo.runtime import Runtime, gpu_name, processor_name
 
 from .latency_parts import Network, Part, fill
 
@@ -108,10 +106,7 @@ def device_name(device: torch.device) -> str:
     """`NVIDIA L4, 8.9`, or the CPU's name as its maker writes it."""
     if device.type == "cuda":
         return gpu_name() or "cuda"
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text(encoding="utf-8").splitlines() if about.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return processor_name()
 
 
 def memory_bytes() -> int:

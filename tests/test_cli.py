@@ -35,6 +35,7 @@ def commands(app: typer.Typer, path: tuple[str, ...] = ()) -> dict[tuple[str, ..
     return found
 
 
+LIMITED = ("--resolution", "--seed", "--throughput")  # options whose range the parser itself checks
 COMMANDS = {
     words: command for app in (cli.app, search_app, export_app) for words, command in sorted(commands(app).items())
 }
@@ -88,6 +89,8 @@ def test_every_command_shows_an_example_whose_options_exist(words):
         (["search", "--preset", "demo", "--global-batch", "65"], 2, "type --global-batch 64"),
         (["search", "--resume", "RUN", "--out", "OTHER"], 2, "leave out --out, --overwrite and --dry-run"),
         (["search", "--resume", "nowhere"], 2, "nowhere is no run directory: it has no config.json"),
+        (["info", "bossnet_t0", "--option", "base_width=foo"], 2, "bossnet_t0 cannot be built with base_width='foo'"),
+        (["info", "bossnet_t0", "--option", "base_width=-8"], 2, "cannot be built with base_width=-8"),
         (["report", "nowhere"], 2, "nowhere is no folder"),
         (["extract", "nowhere", "--out", "OUT"], 2, "nowhere is no run directory"),
     ],
@@ -102,6 +105,29 @@ def test_a_request_that_cannot_be_carried_out_is_one_sentence(monkeypatch, capfd
     assert said in last
     assert "Traceback" not in notes
     assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["info", "bossnet_t0", "--resolution", "-5"],
+        ["info", "bossnet_t0", "--resolution", "1000000000"],
+        ["search", "--preset", "demo", "--seed", "-1"],
+        ["search", "--preset", "demo", "--seed", "99999999999999999999999"],
+        ["search", "--preset", "demo", "--throughput", "0", "--dry-run"],
+        ["truth", "--seed", "-1"],
+        ["train", "test_bossnet_t", "--seed", "-1"],
+    ],
+    ids=" ".join,
+)
+def test_a_number_out_of_range_says_what_the_range_is(monkeypatch, capfd, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, printed, notes = run(monkeypatch, capfd, *arguments)
+    assert code == 2
+    assert printed == ""
+    assert f"Invalid value for '{next(word for word in arguments if word in LIMITED)}'" in notes
+    assert "Input should be" in notes
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failure_ends_with_exit_code_1(monkeypatch, capfd, tmp_path):
