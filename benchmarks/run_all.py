@@ -82,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(SCRIPTS), help="print these, and write nothing")
     arguments = parser.parse_args()
+    table.require_marks(README.read_text(encoding="utf-8"))  # before minutes are spent
     results = run_all(arguments.only or list(SCRIPTS))
     if not arguments.only:
         save_json(RESULTS, results)

@@ -60,12 +60,17 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join([HEAD, *map(str, rows_of(results)), "", f"{measured}; {duration}", ""])
 
 
+def require_marks(text: str) -> None:
+    """Raise `ValueError` unless README's text has the marks that the table stands between."""
+    if not 0 <= text.find(MARKS[0]) < text.find(MARKS[1]):
+        raise ValueError(f"the text has no {MARKS[0].strip()} ... {MARKS[1]}")
+
+
 def with_table(text: str, results: dict[str, Any]) -> str:
     """README's text with this table between its marks."""
+    require_marks(text)
     before, begin, rest = text.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
-    if not (begin and end):
-        raise ValueError(f"the text has no {MARKS[0].strip()} ... {MARKS[1]}")
     return before + begin + markdown(results) + end + after
 
 
