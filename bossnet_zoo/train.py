@@ -145,7 +145,7 @@ def train(
         open_folder(out, settings | _description(job, network), resume, overwrite)
     runtime.barrier()
     state = _begin(job, network, begun)
-    board = open_board(out, state.epoch) if tensorboard and runtime.is_main else None
+    board = open_board(out / "tensorboard", state.epoch) if tensorboard and runtime.is_main else None
     _run(job, state, board)
     return _finish(job, state)
 
@@ -176,7 +176,8 @@ def _run(job: Job, state: State, board: Any) -> None:
             save_epoch_weights(job.out, state, record)
             append_jsonl(job.out / "metrics.jsonl", record)
             if board is not None:
-                write_board(board, record)
+                write_board(board, record, record["epoch"])
+                board.flush()
         state.last, state.epoch, state.step, state.loss_sum = record, state.epoch + 1, 0, 0.0
         if runtime.is_main:
             state.save(job.out / STATE)

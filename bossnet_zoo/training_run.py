@@ -130,19 +130,20 @@ def save_epoch_weights(out: Path, state: State, record: Mapping[str, Any]) -> No
             save_weights(out / WEIGHTS["best"], network.state_dict(), about)
 
 
-def open_board(out: Path, epoch: int) -> Any:
-    """A TensorBoard writer that forgets what it knew of `epoch` and later, or None where TensorBoard is missing."""
+def open_board(folder: Path, step: int) -> Any:
+    """A TensorBoard writer that forgets what it knew of `step` and later, or None where TensorBoard is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        console.note('no TensorBoard, so metrics go to metrics.jsonl alone; pip install "bossnet-zoo[tensorboard]"')
+        console.note_once(
+            'no TensorBoard, so metrics go to metrics.jsonl alone; pip install "bossnet-zoo[tensorboard]"'
+        )
         return None
-    return SummaryWriter(str(out / "tensorboard"), purge_step=epoch)
+    return SummaryWriter(str(folder), purge_step=step)
 
 
-def write_board(board: Any, record: Mapping[str, Any]) -> None:
-    """One epoch's figures."""
+def write_board(board: Any, record: Mapping[str, Any], step: int) -> None:
+    """The figures of a record, each under its name."""
     for name, value in record.items():
         if isinstance(value, float):
-            board.add_scalar(name, value, record["epoch"])
-    board.flush()
+            board.add_scalar(name, value, step)

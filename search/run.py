@@ -3,6 +3,7 @@
 config.json          settings, version, device; a resumed run must have the same settings
 split.json           which images of the source the paths are rated on
 metrics.jsonl        one record per step, per epoch and per intermediate rating
+tensorboard/STAGE    the same figures, where TensorBoard is installed
 blocks/*.safetensors the online network of every finished stage
 ratings.json         ratings of the finished stages
 state-*.pt           the stage in training after its last two epochs; gone when the search is finished
@@ -43,7 +44,16 @@ from .supernets import trained_entries
 FORMAT = 1
 TOP = 10  # architectures listed in architectures.json
 WRITTEN = (  # by a search, `bossnet rank` and the demo, besides config.json
-    *("split.json", "metrics.jsonl", "blocks", "ratings.json", "state-*", ".*.tmp", "architectures.json"),
+    *(
+        "split.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "blocks",
+        "ratings.json",
+        "state-*",
+        ".*.tmp",
+        "architectures.json",
+    ),
     *("report.html", "ranking.*", "demo.json", "retrain", "export"),
 )
 
@@ -263,10 +273,12 @@ def _run_stage(
     def rate() -> dict[Path, float]:
         ratings = training.rate(calibration, limit)
         setup.log(stage, "rating", epoch=training.epoch, ratings=_by_text(space, ratings))
+        training.show(best_rating=min(ratings.values()), mean_rating=sum(ratings.values()) / len(ratings))
         return ratings
 
     _train(setup, training, rate)
     ratings = rate()
+    training.close()
     block = {**table.blocks[stage.block], space.entry_text(stage.entry): _by_text(space, ratings)}
     table = replace(table, blocks=(*table.blocks[: stage.block], block, *table.blocks[stage.block + 1 :]))
     if setup.runtime.is_main:
@@ -293,10 +305,12 @@ def _train_supernet(setup: Setup, table: RatingTable) -> RatingTable:
             for entry in trained_entries(setup.space, block):
                 ratings = tables[setup.space.entry_text(entry)]
                 setup.log(Stage(block, entry), "rating", epoch=training.epoch, ratings=ratings)
+        training.show(best_accuracy=max(measured.values()), mean_accuracy=sum(measured.values()) / len(measured))
         return rated
 
     _train(setup, training, rate)
     table = rate()
+    training.close()
     if setup.runtime.is_main:
         table.write(setup.out / "ratings.json")
     setup.runtime.barrier()
@@ -312,6 +326,7 @@ def _train(setup: Setup, training: Training, rate: Callable[[], object]) -> None
         console.note(f"{training.name}: going on after epoch {training.epoch} of {settings.epochs}")
     if setup.runtime.is_main:
         _forget_after(setup, training)
+    training.show_in(setup.out / "tensorboard")
     while training.epoch < settings.epochs:
         loss = training.train_epoch()
         if settings.rating_every and training.epoch % settings.rating_every == 0 and training.epoch < settings.epochs:

@@ -26,6 +26,7 @@ from bossnet_zoo.determinism import seed_of
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Path, Space
+from bossnet_zoo.training_run import open_board, write_board
 
 from .bootstrapping import SiameseSupernet, bootstrap, parameter_groups, target_momentum
 from .prefix import FrozenPrefix, Stage
@@ -162,6 +163,7 @@ class Training(ABC):
         self.optimizer = self.make_optimizer()
         self.schedule = self.make_schedule()
         self.epoch = 0  # finished epochs
+        self.board: Any = None
 
     # --- what a method defines
 
@@ -212,6 +214,22 @@ class Training(ABC):
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
 
+    def show_in(self, folder: FilePath) -> None:
+        """From now on, show figures in TensorBoard too, from the main process; call it when the state is loaded."""
+        if self.setup.runtime.is_main:
+            self.board = open_board(folder / self.name, self.epoch * self.setup.steps_per_epoch)
+
+    def show(self, **figures: float) -> None:
+        """Figures of the last finished step, in TensorBoard, and everything before them for good."""
+        if self.board is not None:
+            write_board(self.board, figures, self.epoch * self.setup.steps_per_epoch - 1)
+            self.board.flush()
+
+    def close(self) -> None:
+        """Nothing more will be shown."""
+        if self.board is not None:
+            self.board.close()
+
     def train_epoch(self) -> float:
         """One epoch of steps; returns the mean loss."""
         setup, settings, runtime = self.setup, self.setup.settings, self.setup.runtime
@@ -227,11 +245,14 @@ class Training(ABC):
             record = {"loss": loss, "lr": self.optimizer.param_groups[0]["lr"], **self.end_step(step)}
             texts = [self.text(path) for path in drawn]
             setup.log(self.stage, kind="step", epoch=self.epoch, step=step, **record, paths=texts)
+            if self.board is not None:
+                write_board(self.board, record, step)
         seconds = time.perf_counter() - started
         mean = sum(losses) / len(losses)
         images = len(steps) * settings.global_batch / seconds
         setup.log(self.stage, kind="epoch", epoch=self.epoch, loss=mean, seconds=seconds, images_per_second=images)
         self.epoch += 1
+        self.show(images_per_second=images)
         return mean
 
     def _step(self, step: int, drawn: Sequence[Any], micro_batches: Iterator[Tensor], share: float) -> float:

@@ -68,6 +68,7 @@ def kill_after(process: subprocess.Popen, out: Path, records: int) -> None:
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL
+    time.sleep(1)  # TensorBoard orders the files of a run by the second in which they were begun
 
 
 def test_kill_9_of_a_process_then_resume_gives_the_same_bits(search_settings, whole_search, tmp_path):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from searching import CPU
-from tiny_search import RUN_FILES, assert_same_search, tiny_settings
+from tiny_search import RUN_FILES, assert_same_search, shown, tiny_settings
 
 from bossnet_zoo.checkpoint import load_json, read_jsonl
 from bossnet_zoo.search.run import read_config, search, start_run
@@ -42,6 +43,20 @@ def test_the_log_has_every_step_epoch_and_rating(search_settings, whole_search):
     assert len(step["paths"]) == search_settings.num_paths
     final = [record for record in records if record["kind"] == "rating" and record["block"] == 0][-1]
     assert final["ratings"] == load_json(whole_search / "ratings.json")["blocks"][0]["entries"]["any"]
+
+
+def test_the_log_can_be_watched_in_tensorboard(search_settings, whole_search):
+    figures, records = shown(whole_search), read_jsonl(whole_search / "metrics.jsonl")
+    assert set(figures) == {file.stem for file in (whole_search / "blocks").iterdir()}
+    for name, stage in figures.items():
+        own = [record for record in records if name == f"block{record['block'] + 1}-{record['entry']}"]
+        steps = [record for record in own if record["kind"] == "step"]
+        for figure in ("loss", "lr", "momentum"):
+            expected = {record["step"]: pytest.approx(record[figure], rel=1e-6) for record in steps}
+            assert stage[figure] == expected
+        ratings = [record["ratings"].values() for record in own if record["kind"] == "rating"]
+        assert list(stage["best_rating"].values()) == [pytest.approx(min(values), rel=1e-6) for values in ratings]
+        assert list(stage["mean_rating"]) == [0, 1]  # after the only step of each epoch
 
 
 def test_the_same_seed_gives_the_same_search_and_another_seed_another(search_settings, whole_search, tmp_path):

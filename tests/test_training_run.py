@@ -92,7 +92,7 @@ def test_metrics_go_to_tensorboard_too(pictures, tmp_path):
 
 def test_a_missing_tensorboard_is_said_aloud(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert training_run.open_board(tmp_path, 0) is None
+    assert training_run.open_board(tmp_path / "tensorboard", 0) is None
     assert 'pip install "bossnet-zoo[tensorboard]"' in capsys.readouterr().err
 
 

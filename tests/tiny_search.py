@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from searching import CPU
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bossnet_zoo import checkpoint
 from bossnet_zoo.checkpoint import read_jsonl
@@ -25,6 +26,7 @@ RUN_FILES = {
     "ratings.json",
     "report.html",
     "split.json",
+    "tensorboard",
 }
 SPACE_OPTIONS: dict[str, dict[str, Any]] = {
     "hytra": {"block_layers": [1, 2], "base_width": 8, "default_resolution": 32},
@@ -76,6 +78,16 @@ def untimed(run: Path) -> list[dict]:
     return [{key: r[key] for key in r if key not in ("seconds", "images_per_second")} for r in records]
 
 
+def shown(run: Path) -> dict[str, dict[str, dict[int, float]]]:
+    """What TensorBoard shows of a search but its speed: by stage and figure, the values by step."""
+    figures: dict[str, dict[str, dict[int, float]]] = {}
+    for folder in (run / "tensorboard").iterdir():
+        board = EventAccumulator(str(folder)).Reload()
+        names = set(board.Tags()["scalars"]) - {"images_per_second"}
+        figures[folder.name] = {name: {event.step: event.value for event in board.Scalars(name)} for name in names}
+    return figures
+
+
 def assert_same_search(run: Path, expected: Path) -> None:
     """Ratings, architectures, weights and log are equal to the bit."""
     for name in ("ratings.json", "architectures.json", "split.json"):
@@ -87,6 +99,7 @@ def assert_same_search(run: Path, expected: Path) -> None:
         assert tensors.keys() == others.keys()
         assert all(torch.equal(tensors[key], others[key]) for key in tensors), name
     assert untimed(run) == untimed(expected)
+    assert shown(run) == shown(expected)
     assert {file.name for file in run.iterdir()} == RUN_FILES
 
 
