@@ -35,6 +35,10 @@ class CheckpointError(BossNetError):
     """A file of weights or of training state that cannot be used."""
 
 
+class DamagedFileError(CheckpointError):
+    """A file of weights that was cut short or changed, so that a fresh copy of it may be of use."""
+
+
 def unknown(kind: str, given: str, known: Iterable[str], hint: str = "") -> UsageError:
     """A `UsageError` for a misspelt name, with the nearest known ones.
 

@@ -86,9 +86,14 @@ def assert_same(model: torch.nn.Module, weights: dict[str, torch.Tensor], but: t
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     requests: list[str]
+    break_off: list[bool]  # for the next requests: whether the connection breaks in the middle of the file
 
     def log_message(self, *_) -> None:
         self.requests.append(self.path)
+
+    def copyfile(self, source, outputfile) -> None:
+        content = source.read()
+        outputfile.write(content[: len(content) // 2] if self.break_off and self.break_off.pop(0) else content)
 
 
 @pytest.fixture
@@ -97,11 +102,12 @@ def server(tmp_path, monkeypatch):
     folder = tmp_path / "served"
     folder.mkdir()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    handler = type("Recording", (Handler,), {"requests": []})
+    handler = type("Recording", (Handler,), {"requests": [], "break_off": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=folder)) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, daemon=True)
         thread.start()
-        httpd.folder, httpd.requests, httpd.url = folder, handler.requests, f"http://127.0.0.1:{httpd.server_port}/"
+        httpd.folder, httpd.url = folder, f"http://127.0.0.1:{httpd.server_port}/"
+        httpd.requests, httpd.break_off = handler.requests, handler.break_off
         yield httpd
         httpd.shutdown()
         thread.join()
@@ -170,6 +176,29 @@ def test_a_failed_download_says_how_to_go_on(server):
     overlay = {"url": "http://127.0.0.1:1/absent.pth"}  # nobody listens
     with pytest.raises(BossNetError, match=r"could not be downloaded from http://127.0.0.1:1.*refused"):
         timm.create_model("bossnet_t0", pretrained=True, pretrained_cfg_overlay=overlay, **NARROW)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_download_cut_short_is_not_kept(server, legacy):
+    save(server.folder / "BossNet-T0-80_8.pth", layouts()["release"], legacy)
+    overlay = {"url": server.url + "BossNet-T0-80_8.pth"}
+    server.break_off.append(True)
+    with pytest.raises(CheckpointError, match=r"download of http://.*BossNet-T0-80_8.pth was cut short.*; try again"):
+        timm.create_model("bossnet_t0", pretrained=True, pretrained_cfg_overlay=overlay, **NARROW)
+    model = timm.create_model("bossnet_t0", pretrained=True, pretrained_cfg_overlay=overlay, **NARROW)
+    assert_same(model, trained(1))
+    assert len(server.requests) == 2
+
+
+def test_a_damaged_file_of_ones_own_is_kept(tmp_path):
+    path = tmp_path / "release.pth"
+    path.write_text("no weights")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load(path)
+    model = timm.create_model("bossnet_t0", **NARROW)  # its weights have an address, which this file is not from
+    with pytest.raises(CheckpointError, match="is damaged"):
+        model.load_pretrained(path)
+    assert path.read_text() == "no weights"
 
 
 # --- what is adapted, and what is not

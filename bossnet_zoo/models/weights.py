@@ -22,9 +22,10 @@ from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import adapt_input_conv, build_model_with_cfg
 from timm.models._builder import resolve_pretrained_cfg
+from timm.models._hub import get_cache_dir
 from torch import Tensor, nn
 
-from ..errors import BossNetError, CheckpointError, UsageError
+from ..errors import BossNetError, CheckpointError, DamagedFileError, UsageError
 
 _KEYS = {"model": ("model", "state_dict"), "model_ema": ("model_ema", "state_dict_ema")}
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put in front of names
@@ -38,7 +39,8 @@ def read_weights(path: str | Path, which: str = "model") -> dict[str, Tensor]:
         which: `model`, or `model_ema` for their moving average. A file with one set of weights serves as `model`.
 
     Raises:
-        CheckpointError: the file is missing, damaged, wants to unpickle more than is safe, or holds no such weights.
+        DamagedFileError: the file is damaged.
+        CheckpointError: it is missing, wants to unpickle more than is safe, or holds no such weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,7 +56,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); fetch it again") from None
+        raise DamagedFileError(f"{path} is damaged or no safetensors file ({error}); fetch it again") from None
 
 
 def _read_pickle(path: Path) -> Any:
@@ -68,9 +70,9 @@ def _read_pickle(path: Path) -> Any:
                 f"{path} was not loaded: to unpickle it would run {wanted[1]}, and a file of weights needs nothing but "
                 "tensors, plain values and argparse.Namespace; use a file from a source you trust"
             ) from None
-        raise CheckpointError(f"{path} is damaged or no file of weights; fetch it again") from None
+        raise DamagedFileError(f"{path} is damaged or no file of weights; fetch it again") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:  # how torch reports a damaged archive
-        raise CheckpointError(
+        raise DamagedFileError(
             f"{path} is damaged or no file of weights ({_first_line(error)}); fetch it again"
         ) from None
 
@@ -136,11 +138,18 @@ class LoadsWeightFiles:
         network was asked for another number than the weights' own. The stem is adapted to `in_chans`.
 
         Raises:
-            CheckpointError: the file is unusable, or does not fit.
+            DamagedFileError: the file is damaged; if it was a download, it is gone, so that the next try downloads it.
+            CheckpointError: it is unusable otherwise, or does not fit.
         """
         cfg = self.pretrained_cfg
         tag = cfg.get("tag") or ""
-        weights = read_weights(path, "model_ema" if tag.startswith("ema_") else "model")
+        try:
+            weights = read_weights(path, "model_ema" if tag.startswith("ema_") else "model")
+        except DamagedFileError as error:
+            if not (cfg.get("url") and Path(path).parent == Path(get_cache_dir())):
+                raise  # a file of the user's own
+            Path(path).unlink(missing_ok=True)  # timm keeps a download that broke off as if it were whole
+            raise DamagedFileError(f"the download of {cfg['url']} was cut short or damaged; try again") from error
         stem = f"{cfg['first_conv']}.weight"
         if stem in weights and weights[stem].shape[1] == cfg["input_size"][0]:
             weights[stem] = adapt_input_conv(self.in_chans, weights[stem])
