@@ -277,9 +277,10 @@ def extract(
     from bossnet_zoo.runtime import Runtime
 
     from .extract import extract as extract_model
+    from .extract import training_command
 
     with Runtime.open(device, "float32") as runtime:
         text = extract_model(run, arch, out, runtime, num_classes)
     print(text)
     console.note(f'load it: import bossnet_zoo, timm; timm.create_model("local-dir:{out}", pretrained=True)')
-    console.note(f"train on from it: bossnet train {text} --init {out / 'model.safetensors'} --data DATA")
+    console.note(f"next: {training_command(run, out)}")

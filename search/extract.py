@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path as FilePath
 
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
 from bossnet_zoo.checkpoint import load_json, save_weights
+from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import CheckpointError, UsageError
 from bossnet_zoo.models import build
-from bossnet_zoo.runs import build_model
+from bossnet_zoo.recipes import BOSSNET_M, BOSSNET_T
+from bossnet_zoo.runs import LOCAL, LOCAL_WEIGHTS, build_model
 from bossnet_zoo.runtime import Runtime
 
 from .prefix import chain_of, load_prefix
-from .run import open_setup, resume_settings, search_progress
+from .run import open_setup, read_config, resume_settings, search_progress
 from .stage import calibration_views
 
 
@@ -78,7 +81,7 @@ def extract(run: FilePath, architecture: str | None, out: FilePath, runtime: Run
     arguments = {"arch": text, **space.model_options()}
     model = build_model(text, num_classes=num_classes, **space.model_options())  # as timm knows it
     model.load_state_dict(inherit(run, text, runtime, num_classes).state_dict())
-    save_weights(out / "model.safetensors", model.state_dict())
+    save_weights(out / LOCAL_WEIGHTS, model.state_dict())
     save_config_for_hf(model, str(out / "config.json"), model_args=arguments)
     return text
 
@@ -89,3 +92,17 @@ def best_architecture(run: FilePath) -> str:
     if not file.exists():
         raise CheckpointError(f"{run} is not finished; go on with: bossnet search --resume {run}")
     return load_json(file, "list of architectures")[0]["architecture"]
+
+
+def training_command(run: FilePath, out: FilePath) -> str:
+    """What to type to train the network extracted to `out`: on the images of its search, if these have labels."""
+    settings = resume_settings(run)
+    recipe = BOSSNET_T if settings.space == "hytra" else BOSSNET_M
+    data = settings.data if open_images(settings.data, "train").labels is not None else "LABELLED_IMAGES"
+    words = ["bossnet", "train", f"{LOCAL}{out}", "--pretrained", "--data", data, "--recipe", recipe.name]
+    if read_config(run).get("preset") == "demo":
+        recipe = recipe.smoke()
+        words.append("--smoke")
+    if settings.resolution != recipe.image_size:
+        words += ["--image-size", str(settings.resolution)]
+    return shlex.join([*words, "--out", f"{out}-trained"])

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from searching import CPU, pixels
-from tiny_search import run_search
+from tiny_search import tiny_settings, write_images
+from typer.testing import CliRunner
 
+from bossnet_zoo import cli
 from bossnet_zoo.checkpoint import load_json
 from bossnet_zoo.errors import ArchitectureError, CheckpointError, UsageError
-from bossnet_zoo.search.extract import best_architecture, extract, inherit
+from bossnet_zoo.search import extract as extraction
+from bossnet_zoo.search.cli import app as search_app
+from bossnet_zoo.search.extract import best_architecture, extract, inherit, training_command
 from bossnet_zoo.search.prefix import chain_of, load_prefix
-from bossnet_zoo.search.run import open_setup, search_progress
+from bossnet_zoo.search.run import open_setup, search, search_progress, start_run
 from bossnet_zoo.search.stage import calibration_views
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
+    """A search on labelled images."""
     root = tmp_path_factory.mktemp("search")
-    run_search(root, space_options={"block_layers": [1, 1], "base_width": 8, "default_resolution": 32})
+    for label in ("cat", "dog"):
+        write_images(root / "images" / label)
+    options = {"block_layers": [1, 1], "base_width": 8, "default_resolution": 32}
+    settings = tiny_settings(root / "images", space_options=options)
+    start_run(root / "run", settings, CPU, "demo")
+    search(settings, root / "run", CPU)
     return root / "run"
 
 
@@ -45,6 +60,47 @@ def test_the_extracted_folder_loads_as_a_timm_model_without_the_search(run, tmp_
     with torch.no_grad():
         images = pixels(2)
         torch.testing.assert_close(loaded.forward_features(images), expected.forward_features(images))
+
+
+def test_no_code_of_the_search_is_needed_to_load_it(run, tmp_path):
+    extract(run, None, tmp_path / "model", CPU, num_classes=5)
+    program = """
+import sys, timm, bossnet_zoo
+model = timm.create_model(f"local-dir:{sys.argv[1]}", pretrained=True)
+print(type(model).__name__, model.num_classes, any(name.startswith("bossnet_zoo.search") for name in sys.modules))
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split() == ["HyTra", "5", "False"]
+
+
+def test_the_printed_command_trains_from_the_inherited_weights(run, tmp_path, monkeypatch):
+    """As printed: with the options of the space, the pixels of the search and its images."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(search_app, ["extract", str(run), "--out", "my nets/warm", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    command = shlex.split(re.search(r"^next: bossnet (.*?)$", done.stderr, re.MULTILINE)[1])
+    assert CliRunner().invoke(cli.app, command).exit_code == 0
+    config = load_json(Path("my nets/warm-trained/config.json"))
+    assert config["init"] == "my nets/warm/model.safetensors"
+    assert config["model_options"]["base_width"] == 8
+    assert config["preprocessing"]["input_size"] == [3, 32, 32]
+
+
+def test_the_printed_command_fits_the_search(run, monkeypatch):
+    def printed(**changes):
+        settings = replace(tiny_settings(run.parent / "images"), **changes)
+        monkeypatch.setattr(extraction, "resume_settings", lambda _: settings)
+        monkeypatch.setattr(extraction, "read_config", lambda _: {"preset": "paper"})
+        return training_command(run, Path("warm"))
+
+    images = run.parent / "images"
+    start = "bossnet train local-dir:warm --pretrained --data"
+    end = "--out warm-trained"
+    assert printed(resolution=224) == f"{start} {images} --recipe bossnet-t {end}"
+    assert printed(space="nats", resolution=32) == f"{start} {images} --recipe bossnet-m --image-size 32 {end}"
+    unlabelled = str(images / "cat")
+    assert printed(data=unlabelled, resolution=224) == f"{start} LABELLED_IMAGES --recipe bossnet-t {end}"
 
 
 def test_an_output_that_holds_files_is_not_touched(run, tmp_path):
