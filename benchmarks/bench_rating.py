@@ -45,7 +45,7 @@ def make_forms(case: Case, images: int, batches: int, naive_paths: int = 0) -> F
     def ours(paths: Sequence[Path] = case.paths) -> Ratings:
         behind = [case.prefix(views) for views in calibration]
         rated = ((case.prefix(first), case.prefix(second)) for first, second in pairs)
-        return rate_paths(case.siamese, paths, behind, rated, RUNTIME)
+        return rate_paths(case.siamese, paths, behind, rated, RUNTIME).ratings
 
     if len(sampled) == len(case.paths):
         return Forms(naive, ours)

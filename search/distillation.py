@@ -33,7 +33,7 @@ from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Entry, Path, Space
 
 from .prefix import Stage
-from .rating import PathTree, calibrating
+from .rating import BlockRatings, PathTree, RatingSums, calibrating
 from .settings import SearchSettings
 from .shapes import block_input
 from .stage import Setup, Training, rating_views, sample_paths
@@ -265,7 +265,7 @@ class DistillationTraining(Training):
         return x, pooled.float()
 
     @torch.no_grad()
-    def rate(self, calibration: Sequence[Tensor], limit: int | None = None) -> dict[Path, float]:
+    def rate(self, calibration: Sequence[Tensor], limit: int | None = None) -> BlockRatings:
         """Each path's mean absolute error, the same on every process."""
         setup, student, runtime = self.setup, self.student.eval(), self.setup.runtime
         paths = setup.space.paths(self.stage.block, self.stage.entry)
@@ -273,15 +273,16 @@ class DistillationTraining(Training):
         with calibrating(norms_of(student.entry)), runtime.autocast():
             entered = [student.entry(self._ask(images)[0]) for images in calibration]
         tree.calibrate(entered)
-        totals = torch.zeros(len(paths) + 1, dtype=torch.float64)  # errors; last, the number of images
+        sums = RatingSums(paths)
         for images in (view for views in rating_views(setup, limit) for view in views):
             x, pooled = self._ask(images)
             target = student.teacher_projection(pooled)
             with runtime.autocast():
                 x = student.entry(x)
-            errors = {path: (output - target).abs().mean(dim=1) for path, output in tree.outputs(x)}
-            totals[:-1] += torch.stack([errors[path] for path in paths]).cpu().double().sum(1)
-            totals[-1] += len(images)
-        runtime.sum_(totals)
+            errors, elsewhere = {}, {}
+            for path, output in tree.outputs(x):
+                errors[path] = (output - target).abs().mean(dim=1)
+                elsewhere[path] = (output - target.roll(1, 0)).abs().mean(dim=1)
+            sums.add(errors, elsewhere)
         student.train()
-        return dict(zip(paths, (totals[:-1] / totals[-1]).tolist(), strict=True))
+        return sums.finish(runtime)

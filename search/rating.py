@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,51 @@ from .bootstrapping import SiameseSupernet, distance, population_centre
 from .supernets import SupernetBlock, norms_of
 
 Statistics = list[tuple[Tensor, Tensor]]  # mean and variance of every BN layer at a node
+
+
+class BlockRatings(NamedTuple):
+    """The ratings of a block's paths, and what they would be if the block could not tell images apart.
+
+    Attributes:
+        ratings: each path's mean distance to its target; lower is better.
+        elsewhere: the mean distance, over all paths, to the target of *another* image. Nothing is trained or chosen by
+            it. Where it is no larger than the ratings, every image is given the same answer: the block has learned
+            nothing, and its ratings are noise.
+    """
+
+    ratings: dict[Path, float]
+    elsewhere: float
+
+    @property
+    def mean(self) -> float:
+        """The mean rating of all paths."""
+        return sum(self.ratings.values()) / len(self.ratings)
+
+
+class RatingSums:
+    """Distances of all paths summed over images in float64, so that the order of the batches does not matter."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
+        self._sums = torch.zeros(len(self.paths) + 2, dtype=torch.float64)  # then: to other images; number of images
+
+    def add(self, distances: dict[Path, Tensor], elsewhere: dict[Path, Tensor]) -> None:
+        """Add a batch: for every path its distances (B,) to the images' own targets, and to other images'."""
+        self._sums[:-2] += torch.stack([distances[path] for path in self.paths]).cpu().double().sum(1)
+        self._sums[-2] += torch.stack([elsewhere[path] for path in self.paths]).cpu().double().mean(0).sum()
+        self._sums[-1] += len(distances[self.paths[0]])
+
+    def finish(self, runtime: Runtime, views: int = 1) -> BlockRatings:
+        """The ratings of all processes' images together, the sum of the distances of their `views`.
+
+        Raises:
+            ValueError: no process has seen an image.
+        """
+        runtime.sum_(self._sums)
+        if self._sums[-1] == 0:
+            raise ValueError("no held-out images to rate the paths on")
+        *ratings, elsewhere = (self._sums[:-1] * views / self._sums[-1]).tolist()
+        return BlockRatings(dict(zip(self.paths, ratings, strict=True)), elsewhere)
 
 
 @contextlib.contextmanager
@@ -137,7 +183,7 @@ def rate_paths(
     calibration: Sequence[Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     runtime: Runtime,
-) -> dict[Path, float]:
+) -> BlockRatings:
     """Each path's distance to the population centre; lower is better, between 0 and 8.
 
     Args:
@@ -156,18 +202,14 @@ def rate_paths(
     online = PathTree(siamese.online.block, [siamese.online.projector, siamese.predictor], paths, runtime)
     target.calibrate(calibration)
     online.calibrate(calibration)
-    # Sums over images, then their number: float64, so that the order of the batches does not matter.
-    totals = torch.zeros(len(paths) + 1, dtype=torch.float64)
+    sums = RatingSums(paths)
     for first, second in batches:
         views = torch.cat([first, second])
         centre = population_centre([projection for _, projection in target.outputs(views)])
         swapped = torch.cat([centre[len(first) :], centre[: len(first)]])
-        distances = {path: distance(prediction, swapped) for path, prediction in online.outputs(views)}
-        totals[:-1] += torch.stack([distances[path] for path in paths]).cpu().double().sum(1)
-        totals[-1] += len(first)
-    runtime.sum_(totals)
+        distances, elsewhere = {}, {}
+        for path, prediction in online.outputs(views):
+            distances[path], elsewhere[path] = distance(prediction, swapped), distance(prediction, swapped.roll(1, 0))
+        sums.add(distances, elsewhere)
     siamese.train(was_training)
-    if totals[-1] == 0:
-        raise ValueError("no held-out images to rate the paths on")
-    ratings = (totals[:-1] / totals[-1]).tolist()
-    return dict(zip(paths, ratings, strict=True))
+    return sums.finish(runtime, views=2)

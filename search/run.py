@@ -32,6 +32,7 @@ from bossnet_zoo.spaces import Path, Space
 
 from .distillation import DistillationTraining
 from .prefix import Chain, FrozenPrefix, Stage, load_prefix, stages_of_block
+from .rating import BlockRatings
 from .rating_table import RatingTable, read_ratings
 from .report import write_report
 from .rotation import RotationTraining, rate_by_marginals
@@ -43,6 +44,7 @@ from .supernets import trained_entries
 
 FORMAT = 1
 TOP = 10  # architectures listed in architectures.json
+LEARNED = 1.05  # a block has learned to tell images apart if another image's target is that much farther away
 WRITTEN = (  # by a search, `bossnet rank` and the demo, besides config.json
     *(
         "split.json",
@@ -270,14 +272,16 @@ def _run_stage(
     else:
         training = BlockTraining(setup, stage, _load_prefix(setup, chain, calibration))
 
-    def rate() -> dict[Path, float]:
-        ratings = training.rate(calibration, limit)
-        setup.log(stage, "rating", epoch=training.epoch, ratings=_by_text(space, ratings))
-        training.show(best_rating=min(ratings.values()), mean_rating=sum(ratings.values()) / len(ratings))
-        return ratings
+    def rate() -> BlockRatings:
+        rated = training.rate(calibration, limit)
+        texts = _by_text(space, rated.ratings)
+        setup.log(stage, "rating", epoch=training.epoch, ratings=texts, elsewhere=rated.elsewhere)
+        training.show(best_rating=min(texts.values()), mean_rating=rated.mean, elsewhere=rated.elsewhere)
+        return rated
 
     _train(setup, training, rate)
-    ratings = rate()
+    rated = rate()
+    ratings = rated.ratings
     training.close()
     block = {**table.blocks[stage.block], space.entry_text(stage.entry): _by_text(space, ratings)}
     table = replace(table, blocks=(*table.blocks[: stage.block], block, *table.blocks[stage.block + 1 :]))
@@ -286,8 +290,14 @@ def _run_stage(
         table.write(setup.out / "ratings.json")
         best = min(ratings, key=lambda path: ratings[path])
         console.note(
-            f"{training.name}: {len(ratings)} paths rated, best {space.path_text(best)} at {ratings[best]:.4f}"
+            f"{training.name}: {len(ratings)} paths rated, best {space.path_text(best)} at {ratings[best]:.4f}; "
+            f"mean {rated.mean:.4f}, towards other images {rated.elsewhere:.4f}"
         )
+        if rated.elsewhere < LEARNED * rated.mean:
+            console.note(
+                f"{training.name}: these ratings say little, since its supernet hardly tells one image from another; "
+                f"search anew with more --epochs, a higher --base-lr or a lower --target-momentum"
+            )
     setup.runtime.barrier()
     return table
 

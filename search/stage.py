@@ -30,7 +30,7 @@ from bossnet_zoo.training_run import open_board, write_board
 
 from .bootstrapping import SiameseSupernet, bootstrap, parameter_groups, target_momentum
 from .prefix import FrozenPrefix, Stage
-from .rating import rate_paths
+from .rating import BlockRatings, rate_paths
 from .settings import SearchSettings
 from .states import state_file
 from .supernets import SupernetBlock, make_block, trained_entries
@@ -332,7 +332,7 @@ class BlockTraining(Training):
         self.siamese.update_target(momentum)
         return {"momentum": momentum}
 
-    def rate(self, calibration: Sequence[Tensor], limit: int | None = None) -> dict[Path, float]:
+    def rate(self, calibration: Sequence[Tensor], limit: int | None = None) -> BlockRatings:
         """Ratings of all paths of the block, the same on every process."""
         setup = self.setup
         batches = ((self.prefix(first), self.prefix(second)) for first, second in rating_views(setup, limit))

@@ -210,7 +210,7 @@ def naive_rating(training: DistillationTraining, path) -> float:
 def test_ratings_equal_those_of_each_path_on_its_own(tmp_path):
     training = make_training(tmp_path)
     training.train_epoch()
-    ratings = training.rate(calibration_views(training.setup))
+    ratings = training.rate(calibration_views(training.setup)).ratings
     assert len(ratings) == len(training.setup.space.paths(1, 1))
     for path, rating in ratings.items():
         assert rating == pytest.approx(naive_rating(training, path), rel=1e-4)

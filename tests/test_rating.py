@@ -11,7 +11,7 @@ import torch
 from naive import calibrate, naive_ratings
 from searching import CPU, SETTINGS, SIDE, SPACE, lively_siamese, make_setup, pixels, tiny_prefix
 
-from bossnet_zoo.search.bootstrapping import SiameseSupernet, population_centre
+from bossnet_zoo.search.bootstrapping import SiameseSupernet, distance, population_centre
 from bossnet_zoo.search.prefix import FrozenPrefix
 from bossnet_zoo.search.rating import PathTree, calibrating, rate_paths
 from bossnet_zoo.search.stage import calibration_views, rating_views
@@ -23,9 +23,13 @@ BATCHES = [(pixels(5, seed), pixels(5, seed + 1)) for seed in (200, 210)]
 NO_PREFIX = FrozenPrefix([], [], CPU)
 
 
-def rate(siamese: SiameseSupernet, prefix: FrozenPrefix, paths, calibration=CALIBRATION, batches=BATCHES):
+def rate_block(siamese: SiameseSupernet, prefix: FrozenPrefix, paths, calibration=CALIBRATION, batches=BATCHES):
     behind = [(prefix(first), prefix(second)) for first, second in batches]
     return rate_paths(siamese, paths, [prefix(images) for images in calibration], behind, CPU)
+
+
+def rate(*args, **kwargs):
+    return rate_block(*args, **kwargs).ratings
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,20 @@ def test_the_centre_is_the_mean_of_the_same_normalised_projections_as_in_trainin
             total += (2 - 2 * (prediction * centres[1 - side][number]).sum(1)).sum().item()
     assert alone == pytest.approx(total / 10, abs=2e-5)
     assert alone != pytest.approx(ratings[paths[0]], abs=1e-3)
+
+
+def test_the_distance_elsewhere_is_the_one_to_the_target_of_another_image(second_block):
+    siamese, prefix, paths = second_block
+    path, (first, second) = paths[0], BATCHES[0]
+    rated = rate_block(siamese, prefix, [path], batches=[(first, second)])
+    calibrate(siamese, siamese.target, prefix, path, CALIBRATION)
+    targets = [siamese.target(prefix(images), path) for images in (second, first)]
+    calibrate(siamese, siamese.predict, prefix, path, CALIBRATION)
+    predictions = [siamese.predict(prefix(images), path) for images in (first, second)]
+    own, others = torch.cat(predictions), torch.cat(targets)
+    total = sum(distance(own[[index]], others[[index - 1]]).item() for index in range(len(own)))
+    assert rated.elsewhere == pytest.approx(total / len(first), abs=2e-5)
+    assert rated.elsewhere != pytest.approx(rated.ratings[path], abs=1e-3)
 
 
 # --- what ratings do not depend on
