@@ -76,6 +76,47 @@ class Job:
     test_every: int
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The network that a run begins with, and where its first weights come from.
+
+    Attributes:
+        name, options: timm's name and further arguments.
+        pretrained: whether it begins with the published weights.
+        init: or with this file of weights.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    pretrained: bool
+    init: Path | None
+
+    @classmethod
+    def of(cls, model: str | Arch, options: Mapping[str, Any] | None, pretrained: bool, init: Path | None) -> Origin:
+        """What the arguments of `train` stand for. Raises `UsageError`."""
+        name, options, own_weights = find_origin(model, options, pretrained)
+        if own_weights is not None:
+            init, pretrained = init or own_weights, False
+        return cls(name, options, pretrained, init)
+
+    def build(self, recipe: Recipe, num_classes: int, begun: bool, runtime: Runtime) -> nn.Module:
+        """The network; without first weights if the run has `begun`, for it has its own. Raises `CheckpointError`.
+
+        Dropout is the recipe's unless the options say otherwise.
+        """
+        dropout = {"drop_rate": recipe.drop_rate, "drop_path_rate": recipe.drop_path}
+        options = {key: value for key, value in dropout.items() if value} | dict(self.options)
+        network = build_model(self.name, num_classes=num_classes, pretrained=self.pretrained and not begun, **options)
+        if self.init is not None and not begun and (fresh := load_initial(network, self.init)):
+            console.note(f"{self.init} is for other classes, so these weights begin fresh: {', '.join(fresh)}")
+        return network.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def to_json(self) -> dict[str, Any]:
+        """The arguments of `train` that stand for it, for config.json."""
+        init = None if self.init is None else str(self.init)
+        return {"model": self.name, "model_options": self.options, "pretrained": self.pretrained, "init": init}
+
+
 def train(
     model: str | Arch,
     data: str,
@@ -103,13 +144,12 @@ def train(
         model, model_options: a timm name or an architecture, and further arguments of the network; or another run's
             folder, to begin with its network and best weights.
         data, parts: as for `open_images`; the parts to train on and to measure accuracy on.
-        recipe: how.
+        recipe, runtime: how, and where.
         out: the run's folder.
-        runtime: where.
         pretrained: start from the published weights.
         init: start from a file of weights; a classifier of another size is left out.
         seed: of initialisation, order, augmentation and dropout.
-        device_batch: most images that one process takes at once, 128 by default; accumulation follows from it.
+        device_batch: most images that one process takes at once, by default 128; accumulation follows from it.
         workers: data-loading processes; by default chosen for the runtime.
         strict_images: an unreadable image is an error.
         save_every: steps after which the state is saved, besides after every epoch.
@@ -126,33 +166,23 @@ def train(
     """
     images, test_images = (open_images(data, part, strict=strict_images) for part in parts)
     num_classes = _count_classes(images, test_images)
-    name, options, own_weights = find_origin(model, model_options, pretrained)
-    if own_weights is not None:
-        init, pretrained = init or own_weights, False
-    begun = resume and (out / STATE).exists()
+    origin = Origin.of(model, model_options, pretrained, init)
+    settings = origin.to_json() | {"data": data, "parts": parts, "seed": seed, "strict_images": strict_images}
+    begun = resume and (out / STATE).exists()  # a run killed in its first epoch may have no state yet
     seed_everything(seed)
-    network = _build(name, options, recipe, num_classes, pretrained and not begun, None if begun else init)
-    network = network.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    preprocessing = preprocessing_of(network, recipe.image_size)
-    preprocessing |= {"crop_pct": recipe.crop_pct} if recipe.crop_pct else {}
-    plan = Plan.make(len(images), recipe, seed, runtime, device_batch)
-    workers = count_workers(runtime, workers)
-    every = (save_every, test_every)
-    job = Job(out, recipe, runtime, plan, images, test_images, preprocessing, num_classes, workers, *every)
-    settings = {"model": name, "model_options": options, "data": data, "parts": parts, "pretrained": pretrained}
-    settings |= {"init": None if init is None else str(init), "seed": seed, "strict_images": strict_images}
-    if runtime.is_main:
-        open_folder(out, settings | _description(job, network), resume, overwrite)
-    runtime.barrier()
-    state = _begin(job, network, begun)
-    board = open_board(out / "tensorboard", state.epoch) if tensorboard and runtime.is_main else None
-    _run(job, state, board)
+    network = origin.build(recipe, num_classes, begun, runtime)
+    plan, workers = Plan.make(len(images), recipe, seed, runtime, device_batch), count_workers(runtime, workers)
+    about = (_preprocessing(network, recipe), num_classes)
+    job = Job(out, recipe, runtime, plan, images, test_images, *about, workers, save_every, test_every)
+    state = _begin(job, network, settings, begun=begun, resume=resume, overwrite=overwrite)
+    _run(job, state, tensorboard)
     return _finish(job, state)
 
 
-def _run(job: Job, state: State, board: Any) -> None:
+def _run(job: Job, state: State, tensorboard: bool) -> None:
     """The loop: every epoch's steps, then its test, its records and its checkpoint."""
     plan, runtime = job.plan, job.runtime
+    board = open_board(job.out / "tensorboard", state.epoch) if tensorboard and runtime.is_main else None
     schedule = recipe_parts.schedule(job.recipe, state.optimizer, plan.steps)
     mixup = recipe_parts.mixup(job.recipe, job.num_classes)
     dataset = job.images.with_transform(recipe_parts.train_transform(job.recipe, job.preprocessing))
@@ -258,16 +288,9 @@ def _count_classes(images: ImageSet, test_images: ImageSet) -> int:
     return len(images.class_names) if images.class_names is not None else max(labels) + 1
 
 
-def _build(
-    name: str, options: Mapping[str, Any], recipe: Recipe, num_classes: int, pretrained: bool, init: Path | None
-) -> nn.Module:
-    """The network to start from; dropout is the recipe's unless `options` say otherwise."""
-    dropout = {"drop_rate": recipe.drop_rate, "drop_path_rate": recipe.drop_path}
-    given = {key: value for key, value in dropout.items() if value}
-    network = build_model(name, num_classes=num_classes, pretrained=pretrained, **{**given, **options})
-    if init is not None and (fresh := load_initial(network, init)):
-        console.note(f"{init} is for other classes, so these weights begin fresh: {', '.join(fresh)}")
-    return network
+def _preprocessing(network: nn.Module, recipe: Recipe) -> dict[str, Any]:
+    """What `evaluate` does to an image before the network sees it."""
+    return preprocessing_of(network, recipe.image_size) | ({"crop_pct": recipe.crop_pct} if recipe.crop_pct else {})
 
 
 def _description(job: Job, network: nn.Module) -> dict[str, Any]:
@@ -287,11 +310,16 @@ def _description(job: Job, network: nn.Module) -> dict[str, Any]:
     }
 
 
-def _begin(job: Job, network: nn.Module, begun: bool) -> State:
-    """Network, moving average and optimiser as they are at the beginning, or where a run was left."""
+def _begin(
+    job: Job, network: nn.Module, settings: Mapping[str, Any], *, begun: bool, resume: bool, overwrite: bool
+) -> State:
+    """Network, moving average and optimiser as they are at the beginning, or where the run in the folder was left."""
+    if job.runtime.is_main:
+        open_folder(job.out, {**settings, **_description(job, network)}, resume, overwrite)
+    job.runtime.barrier()
     ema, optimizer = recipe_parts.moving_average(job.recipe, network), recipe_parts.optimizer(job.recipe, network)
     state = State(network, ema, optimizer)
-    if begun:  # a run killed in its first epoch may have no state yet
+    if begun:
         state.load(job.out / STATE)
     if job.runtime.is_main:
         keep_metrics_before(job.out, state.epoch)
