@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from bossnet_zoo.errors import BossNetError, UsageError
 from .extras import need
 
 _PACKAGES = ("bossnet-zoo", "torch", "timm", "onnx", "onnxscript")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+CHECKSUM = "checksum"  # an entry beside the fields below
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Metadata:
             interpolation=config["interpolation"],
             class_names=tuple(class_names),
             weights_sha256=hash_weights(model),
-            versions={package: importlib.metadata.version(package) for package in _PACKAGES},
+            versions=_installed(_PACKAGES),
         )
 
     @classmethod
@@ -109,10 +110,10 @@ class Metadata:
         return {name: getattr(self, name) for name in names}
 
     def write(self, proto: Any) -> None:
-        """Put everything into an `onnx.ModelProto`: one entry per field, in JSON."""
+        """Put everything into a finished `onnx.ModelProto`: one entry per field, in JSON, and a checksum of it all."""
         onnx = need("onnx", "onnx")
         values = {name: json.dumps(value) for name, value in dataclasses.asdict(self).items()}
-        onnx.helper.set_model_props(proto, values)
+        onnx.helper.set_model_props(proto, values | {CHECKSUM: checksum(proto, values)})
 
     @classmethod
     def read(cls, entries: Mapping[str, str], path: Path) -> Metadata:
@@ -122,12 +123,31 @@ class Metadata:
             BossNetError: the file was not written by `bossnet export`.
         """
         try:
-            return cls.from_json({field.name: json.loads(entries[field.name]) for field in dataclasses.fields(cls)})
-        except (KeyError, json.JSONDecodeError):
+            names = [field.name for field in dataclasses.fields(cls)]
+            return cls.from_json({name: json.loads(entries[name]) for name in names if name in entries})
+        except (TypeError, json.JSONDecodeError):
             raise BossNetError(
                 f"{path} carries no metadata of bossnet-zoo, so its preprocessing is unknown; "
                 "export the network again with: bossnet export"
             ) from None
+
+
+def _installed(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are here: a network runs in PyTorch without the optional ones."""
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def checksum(proto: Any, entries: Mapping[str, str]) -> str:
+    """SHA-256 of a model's graph and of what it says about itself: a copy that lost a bit has another."""
+    digest = hashlib.sha256(proto.graph.SerializeToString(deterministic=True))
+    for operators in proto.opset_import:
+        digest.update(operators.SerializeToString(deterministic=True))
+    digest.update(json.dumps({**entries, CHECKSUM: ""}, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def hash_weights(model: nn.Module) -> str:

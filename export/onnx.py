@@ -16,14 +16,14 @@ from bossnet_zoo.errors import BossNetError, UsageError
 from .extras import need
 from .graph import INPUT, GraphOptions, Traced, example_batches, opset_of, trace
 from .half import emulated
-from .metadata import Metadata
+from .metadata import CHECKSUM, Metadata, checksum
 from .precision import check_graph, check_opset, convert
 from .report import TOLERANCES, ExportReport, Parity, Tolerance, compare, require_parity
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["GraphOptions", "export_onnx", "open_runtime", "write_onnx"]
+__all__ = ["GraphOptions", "export_onnx", "open_runtime", "read_onnx", "write_onnx"]
 
 
 def export_onnx(
@@ -91,30 +91,53 @@ def write_onnx(
     metadata = replace(traced.metadata, precision=precision, runtime=meant_for, notes=converted.notes)
     metadata.write(converted.proto)
     tolerance = tolerance or TOLERANCES[precision]
-    parity: list[Parity] = []
-    on_images: list[Parity] = []
+    reports: list[ExportReport] = []
 
     def write(temporary: Path) -> None:
         need("onnx", "onnx").save(converted.proto, temporary)
         sessions = _judges(temporary, converted.proto, metadata)
-        parity.extend(_worst(sessions, batch, traced.deployed.answer(batch)) for batch in noise)
-        on_images.extend(_on_images(sessions, traced, images))
-        require_parity(parity, next(iter(on_images), None), tolerance, f"{path.name} in ONNX Runtime")
+        parity = tuple(_worst(sessions, batch, traced.deployed.answer(batch)) for batch in noise)
+        on_images = _on_images(sessions, traced, images)
+        require_parity(parity, on_images, tolerance, f"{path.name} in ONNX Runtime")
+        report = ExportReport(
+            file=path,
+            bytes=temporary.stat().st_size,
+            sha256=sha256(temporary),
+            precision=precision,
+            opset=opset_of(converted.proto),
+            tolerance=tolerance,
+            parity=parity,
+            on_images=on_images,
+            notes=converted.notes,
+        )
+        save_json(path.with_name(path.name + ".json"), report.to_json())  # before the file has a name: never without
+        reports.append(report)
 
     write_atomically(path, write)
-    report = ExportReport(
-        file=path,
-        bytes=path.stat().st_size,
-        sha256=sha256(path),
-        precision=precision,
-        opset=opset_of(converted.proto),
-        tolerance=tolerance,
-        parity=tuple(parity),
-        on_images=next(iter(on_images), None),
-        notes=converted.notes,
-    )
-    save_json(path.with_name(path.name + ".json"), report.to_json())
-    return report
+    return reports[0]
+
+
+def read_onnx(path: Path) -> tuple[ModelProto, Metadata]:
+    """An ONNX file of this program, and what it says about itself.
+
+    Raises:
+        UsageError: there is no such file.
+        BossNetError: it is damaged, or of another program.
+    """
+    onnx = need("onnx", "onnx")
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; make it with: bossnet export MODEL")
+    try:
+        proto = onnx.load(path)
+    except Exception as error:  # protobuf's error, which has no public name
+        raise BossNetError(f"{path} is damaged or no ONNX file ({error}); export it again") from error
+    if not proto.graph.output:
+        raise BossNetError(f"{path} is damaged or no ONNX file: it holds no graph; export it again")
+    entries = {entry.key: entry.value for entry in proto.metadata_props}
+    metadata = Metadata.read(entries, path)
+    if entries.get(CHECKSUM) != checksum(proto, entries):
+        raise BossNetError(f"{path} is damaged or was edited: its checksum does not fit its content; export it again")
+    return proto, metadata
 
 
 def open_runtime(
@@ -147,8 +170,7 @@ def open_runtime(
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         name = source if isinstance(source, Path) else "the graph"
         raise BossNetError(
-            f"ONNX Runtime cannot open {name}: {str(error).splitlines()[0]}; "
-            "it may be damaged, or made for another runtime; export it again with: bossnet export"
+            f"ONNX Runtime cannot open {name}: {str(error).splitlines()[0]}; export it again with: bossnet export"
         ) from error
 
 
@@ -167,13 +189,13 @@ def _worst(sessions: Sequence[Any], images: np.ndarray, expected: np.ndarray) ->
     return max(entries, key=lambda entry: entry.max_rel)
 
 
-def _on_images(sessions: Sequence[Any], traced: Traced, batches: Sequence[np.ndarray]) -> list[Parity]:
+def _on_images(sessions: Sequence[Any], traced: Traced, batches: Sequence[np.ndarray]) -> Parity | None:
     """The comparison on all given images as one entry; nothing where none were given."""
     if not batches:
-        return []
+        return None
     expected = np.concatenate([traced.deployed.answer(images) for images in batches])
     entries = [
         compare(expected, np.concatenate([session.run(None, {INPUT: images})[0] for images in batches]))
         for session in sessions
     ]
-    return [max(entries, key=lambda entry: entry.max_rel)]
+    return max(entries, key=lambda entry: entry.max_rel)

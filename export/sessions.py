@@ -8,23 +8,23 @@ Every session carries the `Metadata` of its network, so that `session.metadata.d
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bossnet_zoo.checkpoint import load_json, sha256
 from bossnet_zoo.errors import BossNetError, UsageError, unknown
 from bossnet_zoo.runtime import Runtime, gpu_name
 
 from .extras import need
 from .graph import INPUT
 from .metadata import Metadata
-from .onnx import open_runtime
-from .tensorrt import side_car
+from .onnx import open_runtime, read_onnx
+from .side_car import check_side_car, read_side_car
 from .trt_common import load_tensorrt, open_engine
 
 # By --device, in the order in which ONNX Runtime asks them for each node; the last takes what the others leave.
@@ -34,6 +34,7 @@ PROVIDERS = {
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
 EXPORTED = (".onnx", ".engine")
+ANY_BATCH = (1, sys.maxsize)
 
 
 class Session(Protocol):
@@ -42,10 +43,12 @@ class Session(Protocol):
     Attributes:
         metadata: how to prepare images, and what the outputs are.
         runtime: in words, for tables.
+        batches: smallest and largest number of images at once.
     """
 
     metadata: Metadata
     runtime: str
+    batches: tuple[int, int]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Logits (or probabilities, where softmax is in the graph) of a batch.
@@ -113,6 +116,7 @@ class TorchSession:
 
     def __init__(self, model: nn.Module, runtime: Runtime, class_names: tuple[str, ...] = ()):
         self.metadata = Metadata.of(model, class_names=class_names)
+        self.batches = ANY_BATCH
         self.device, self.autocast = runtime.device, runtime.autocast
         self.model = model.eval().to(runtime.device)
         self.runtime = f"PyTorch, {runtime.description}"
@@ -130,27 +134,38 @@ class OnnxSession:
     """An ONNX file in ONNX Runtime."""
 
     def __init__(self, path: Path, device: str = "auto", *, threads: int = 0):
+        _, self.metadata = read_onnx(path)
         providers, settings = _providers(device)
+        self._check_device(path, providers)
         available = need("onnxruntime", "onnx").get_available_providers()
         check_providers(available, providers, available)
         self.session = open_runtime(path, providers=list(zip(providers, settings, strict=True)), threads=threads)
         check_providers(self.session.get_providers(), providers, available)
-        self.metadata = Metadata.read(self.session.get_modelmeta().custom_metadata_map, path)
-        if self.metadata.runtime == "tensorrt" and device != "tensorrt":
+        batch = self.session.get_inputs()[0].shape[0]
+        self.batches = (batch, batch) if isinstance(batch, int) else ANY_BATCH
+        self.runtime = f"ONNX Runtime, {self.session.get_providers()[0].removesuffix('ExecutionProvider')}"
+
+    def _check_device(self, path: Path, providers: Sequence[str]) -> None:
+        """Raise `UsageError` where a file is not for the provider that would run it."""
+        if self.metadata.runtime == "tensorrt" and providers[0] != "TensorrtExecutionProvider":
             raise UsageError(
                 f"{path} is quantised for TensorRT, and wrong and slow in ONNX Runtime's own kernels; "
                 "take the file NAME.int8.ort.onnx, or --device tensorrt"
             )
-        self.runtime = f"ONNX Runtime, {self.session.get_providers()[0].removesuffix('ExecutionProvider')}"
+        if self.metadata.precision == "bf16" and providers[0] == "CPUExecutionProvider":
+            raise UsageError(
+                f"{path} is in bf16, which ONNX Runtime does not compute on a CPU; choose --device cuda, or export "
+                "the network with --fp16"
+            )
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         check_input(images, self.metadata)
         try:
             return self.session.run(None, {INPUT: images})[0]
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
-            wanted = tuple(self.session.get_inputs()[0].shape)
+            wanted, reason = tuple(self.session.get_inputs()[0].shape), " ".join(str(error).split())[:300]
             raise UsageError(
-                f"ONNX Runtime refuses a batch of shape {images.shape}; the file takes {wanted}: {error}"
+                f"ONNX Runtime refuses a batch of shape {images.shape}; the file takes {wanted}: {reason}"
             ) from error
 
 
@@ -188,8 +203,14 @@ class EngineSession:
         about = read_side_car(path)
         self.metadata = Metadata.from_json(about["metadata"])
         self.shapes = about["profile"]
+        self.batches = (self.shapes[0][0], self.shapes[-1][0])
+        gpu = gpu_name()
+        if gpu is None:
+            raise UsageError(
+                f"{path} is an engine, and runs on a GPU only; this machine has none that works; use the .onnx"
+            )
         trt = load_tensorrt(about["builder"])
-        check_side_car(about, path, trt.__version__, gpu_name())
+        check_side_car(about, path, trt.__version__, gpu)
         self.runtime = f"{'TensorRT' if about['builder'] == 'tensorrt' else 'TensorRT for RTX'} {trt.__version__}"
         self.device = Runtime.open("cuda").device
         self.engine = open_engine(trt, path.read_bytes(), str(path))
@@ -208,40 +229,6 @@ class EngineSession:
             raise BossNetError(f"{self.runtime} failed to run a batch of shape {images.shape}")
         stream.synchronize()
         return logits.cpu().numpy()
-
-
-def read_side_car(engine_file: Path) -> dict[str, Any]:
-    """What an engine's side-car says.
-
-    Raises:
-        BossNetError: it is missing or damaged, or belongs to another engine.
-    """
-    file = side_car(engine_file)
-    if not file.exists():
-        raise BossNetError(f"{file} is missing, which describes the engine; keep the two together, or export it again")
-    about = load_json(file, "description of the engine")
-    if about.get("engine_sha256") != sha256(engine_file):
-        raise BossNetError(f"{engine_file} is damaged, or not the engine that {file.name} describes; export it again")
-    return about
-
-
-def check_side_car(about: dict[str, Any], path: Path, version: str, gpu: str | None) -> None:
-    """Raise an error where an engine cannot run here: another version of TensorRT, another GPU, or none."""
-    package = about["builder"]
-    if gpu is None:
-        raise UsageError(
-            f"{path} is an engine, and runs on a GPU only; this machine has none that works; use the .onnx"
-        )
-    if about["version"] != version and not about["options"]["version_compatible"]:
-        raise BossNetError(
-            f"{path} was built by {package} {about['version']}, and {package} {version} is installed here; "
-            "export it again, or build it with --version-compatible"
-        )
-    if about["gpu"] not in (None, gpu) and not about["options"]["hardware_compatible"]:
-        raise BossNetError(
-            f"{path} was built for {about['gpu']}, and this machine has {gpu}; export it again here, "
-            "or build it with --hardware-compatible"
-        )
 
 
 # --- for bossnet eval and bossnet predict
@@ -263,7 +250,23 @@ def predictor(session: Session) -> Callable[[Tensor], Tensor]:
             images = (
                 ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
             )
-        answer = torch.from_numpy(session(images.numpy())).to(x.device)
+        answer = torch.from_numpy(run_in_parts(session, images.numpy())).to(x.device)
+        if not answer.isfinite().all():
+            raise BossNetError(
+                f"{metadata.model} ({session.runtime}) answers with values that are not finite; export it again, or in "
+                "another precision"
+            )
         return answer.clamp_min(1e-12).log() if metadata.softmax else answer
 
     return predict
+
+
+def run_in_parts(session: Session, images: np.ndarray) -> np.ndarray:
+    """The answers for any number of images: in batches that the session takes, filled up with repeated images."""
+    smallest, largest = session.batches
+    answers = []
+    for start in range(0, len(images), largest):
+        part = images[start : start + largest]
+        filling = np.repeat(part[-1:], max(0, smallest - len(part)), axis=0)
+        answers.append(session(np.concatenate([part, filling]) if len(filling) else part)[: len(part)])
+    return np.concatenate(answers)

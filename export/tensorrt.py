@@ -9,21 +9,19 @@ checked before the engine is run, and an engine with the same key is not built t
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bossnet_zoo.checkpoint import load_json, save_json, sha256, write_atomically
+from bossnet_zoo.checkpoint import sha256, write_atomically
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.runtime import gpu_name
 
-from .extras import need
 from .graph import INPUT
-from .metadata import Metadata
+from .onnx import read_onnx
 from .precision import arithmetic_types
+from .side_car import describe_build, find_built, write_side_car
 from .trt_common import check_engine, check_network, fresh_log, load_tensorrt
 
 BUILDERS = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
@@ -42,7 +40,7 @@ class EngineOptions:
         hardware_compatible: run on every GPU from Ampere on, somewhat slower (`tensorrt` only).
 
     Raises:
-        UsageError: a range that does not rise.
+        UsageError: a range that does not rise, or no memory at all.
     """
 
     batch: Range = (1, 8, 64)
@@ -56,6 +54,8 @@ class EngineOptions:
             if not 1 <= values[0] <= values[1] <= values[2]:
                 given = ":".join(map(str, values))
                 raise UsageError(f"{what} {given} does not rise; give smallest:usual:largest, as in 1:8:64")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise UsageError(f"--workspace {self.workspace_mib} is not possible; type 1 or more MiB")
 
 
 @dataclass(frozen=True)
@@ -107,74 +107,56 @@ def build_engine(
         BossNetError: the file is damaged, or TensorRT cannot build it.
     """
     options = options or EngineOptions()
-    trt = load_tensorrt(package)
-    gpu = _required_gpu(package)
-    _check_options(package, options, timing_cache)
+    trt, gpu = open_builder(package, options, timing_cache)
     proto, metadata = read_onnx(onnx_file)
     if metadata.runtime == "onnxruntime":
         raise UsageError(f"{onnx_file} is quantised for ONNX Runtime; TensorRT needs the file NAME.int8.trt.onnx")
-    about = _describe(package, trt.__version__, gpu, onnx_file, options)
-    stored = _stored(engine_file, about["key"])
-    reused = stored is not None
-    if stored is None:
+    about = describe_build(package, trt.__version__, gpu, onnx_file, dataclasses.asdict(options))
+    built = find_built(engine_file, about["key"])
+    reused = built is not None
+    if built is None:
         plan, profile = _Build(trt, onnx_file).run(arithmetic_types(proto), options, timing_cache)
         if gpu is not None:
             check_engine(trt, plan, metadata.precision)
-        write_atomically(engine_file, lambda temporary: _write(temporary, plan))
-        stored = about | {
+        built = about | {
             "profile": profile,
             "classes": proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value,
             "metadata": dataclasses.asdict(metadata),
-            "engine_sha256": sha256(engine_file),
         }
-        save_json(side_car(engine_file), stored)
+        _save(engine_file, plan, built)
     return EngineReport(
         file=engine_file,
         bytes=engine_file.stat().st_size,
         builder=f"{package} {trt.__version__}",
         gpu=gpu,
         precision=metadata.precision,
-        profile=tuple(tuple(shape) for shape in stored["profile"]),
+        profile=tuple(tuple(shape) for shape in built["profile"]),
         reused=reused,
     )
 
 
-def _describe(package: str, version: str, gpu: str | None, onnx_file: Path, options: EngineOptions) -> dict[str, Any]:
-    """Everything that decides what an engine is, and the hash of it as its key."""
-    about = {
-        "format": 1,
-        "builder": package,
-        "version": version,
-        "gpu": gpu,
-        "onnx": onnx_file.name,
-        "onnx_sha256": sha256(onnx_file),
-        "options": dataclasses.asdict(options),
-    }
-    return about | {"key": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}
-
-
-def side_car(engine_file: Path) -> Path:
-    """The file that describes an engine."""
-    return engine_file.with_name(engine_file.name + ".json")
-
-
-def read_onnx(path: Path) -> tuple[Any, Metadata]:
-    """An ONNX file of this program and what it says about itself.
+def open_builder(
+    package: str, options: EngineOptions, timing_cache: Path | None = None
+) -> tuple[ModuleType, str | None]:
+    """The builder's module, and the GPU it builds for (None: every RTX GPU). For callers that want to fail early.
 
     Raises:
-        UsageError: there is no such file.
-        BossNetError: it is damaged, or of another program.
+        UsageError: package or GPU missing, or an option that the builder does not have.
     """
-    onnx = need("onnx", "onnx")
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist; make it with: bossnet export MODEL")
-    try:
-        proto = onnx.load(path)
-    except Exception as error:  # protobuf's error, which has no public name
-        raise BossNetError(f"{path} is damaged or no ONNX file ({error}); export it again") from error
-    if not proto.graph.output:
-        raise BossNetError(f"{path} is damaged or no ONNX file: it holds no graph; export it again")
-    return proto, Metadata.read({entry.key: entry.value for entry in proto.metadata_props}, path)
+    trt = load_tensorrt(package)
+    gpu = _required_gpu(package)
+    _check_options(package, options, timing_cache)
+    return trt, gpu
+
+
+def _save(engine_file: Path, plan: Any, about: dict[str, Any]) -> None:
+    """The side-car first, and then the engine's name: there is no engine without one."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(plan)
+        write_side_car(engine_file, about | {"engine_sha256": sha256(temporary)})
+
+    write_atomically(engine_file, write)
 
 
 def _required_gpu(package: str) -> str | None:
@@ -199,19 +181,6 @@ def _check_options(package: str, options: EngineOptions, timing_cache: Path | No
         for option, given in only_tensorrt.items():
             if given:
                 raise UsageError(f"{option} is for --trt; engines of --trt-rtx are finished on the GPU that runs them")
-
-
-def _stored(engine_file: Path, key: str) -> dict[str, Any] | None:
-    """The side-car of an undamaged engine with this key."""
-    if not (engine_file.exists() and side_car(engine_file).exists()):
-        return None
-    stored = load_json(side_car(engine_file), "description of the engine")
-    intact = stored.get("key") == key and stored.get("engine_sha256") == sha256(engine_file)
-    return stored if intact else None
-
-
-def _write(path: Path, content: Any) -> None:
-    path.write_bytes(content)
 
 
 class _Build:
@@ -253,7 +222,7 @@ class _Build:
             )
         if cache is not None and timing_cache is not None:
             content = bytes(cache.serialize())
-            write_atomically(timing_cache, lambda temporary: _write(temporary, content))
+            write_atomically(timing_cache, lambda temporary: temporary.write_bytes(content))  # type: ignore[arg-type, func-returns-value]
         return plan, [list(shape) for shape in shapes]
 
     def _parse(self) -> None:

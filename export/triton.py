@@ -11,8 +11,8 @@ from bossnet_zoo.errors import UsageError
 
 from .graph import INPUT, LOGITS, PROBABILITIES
 from .metadata import Metadata
-from .sessions import read_side_car
-from .tensorrt import read_onnx
+from .onnx import read_onnx
+from .side_car import read_side_car
 
 MAX_BATCH = 64  # that Triton gathers for an ONNX file, whose own batch has no limit
 

@@ -13,7 +13,7 @@ from .report import ExportError
 
 MIN_VERSION = {"tensorrt": 11, "tensorrt_rtx": 1}
 INSTALL = {
-    "tensorrt": "pip install tensorrt (from NVIDIA's package index; 11 or later)",
+    "tensorrt": 'pip install "bossnet-zoo[trt]" (its libraries come from NVIDIA\'s own package index)',
     "tensorrt_rtx": 'pip install "bossnet-zoo[trt-rtx]"',
 }
 ENGINE_NAMES = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8"}  # in the inspector's report
@@ -25,7 +25,9 @@ def load_tensorrt(package: str) -> ModuleType:
     Raises:
         UsageError: it is not installed, cannot be loaded, or is too old.
     """
-    alternative = "; engines for RTX GPUs need no GPU to be built: --trt-rtx" if package == "tensorrt" else ""
+    alternative = (
+        "; an engine for RTX GPUs needs neither it nor a GPU to be built: --trt-rtx" if package == "tensorrt" else ""
+    )
     try:
         module = importlib.import_module(package)
     except ImportError as error:

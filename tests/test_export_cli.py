@@ -9,8 +9,8 @@ import json
 import sys
 
 import numpy as np
-import onnx
 import pytest
+import torch
 from exporting import calibration, traced, trained
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from typer.testing import CliRunner
@@ -20,10 +20,12 @@ from bossnet_zoo.errors import UsageError
 from bossnet_zoo.export import benchmark, pipeline
 from bossnet_zoo.export.cli import app
 from bossnet_zoo.export.formats import FORMATS
+from bossnet_zoo.export.graph import GraphOptions
 from bossnet_zoo.export.images import calibration_batches
-from bossnet_zoo.export.onnx import write_onnx
+from bossnet_zoo.export.onnx import export_onnx, write_onnx
 from bossnet_zoo.export.pipeline import parse_range
-from bossnet_zoo.export.tensorrt import build_engine, side_car
+from bossnet_zoo.export.side_car import read_side_car, side_car, write_side_car
+from bossnet_zoo.export.tensorrt import build_engine
 from bossnet_zoo.export.triton import write_triton
 
 TINY = ["test_bossnet_t", "--untrained", "--option", "num_classes=10"]
@@ -159,6 +161,15 @@ def test_benchmark_of_a_file_prints_csv_and_markdown(tmp_path):
     assert {line.count("|") for line in table} == {12}
 
 
+class Mean(torch.nn.Module):
+    """A network as small as one can be."""
+
+    num_classes = 3
+
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
 def test_unknown_runtimes_and_batches_are_refused():
     with pytest.raises(UsageError, match="unknown runtime 'onxx'; did you mean onnx"):
         call("benchmark", *TINY, "--formats", "onxx")
@@ -231,8 +242,7 @@ def test_triton_gets_engines_of_tensorrt_alone(tmp_path):
     build_engine(tmp_path / "net.onnx", tmp_path / "net.engine")
     with pytest.raises(UsageError, match="Triton loads engines of --trt"):
         write_triton(tmp_path / "triton", "digits", tmp_path / "net.engine")
-    about = json.loads(side_car(tmp_path / "net.engine").read_text())
-    side_car(tmp_path / "net.engine").write_text(json.dumps({**about, "builder": "tensorrt"}))
+    write_side_car(tmp_path / "net.engine", {**read_side_car(tmp_path / "net.engine"), "builder": "tensorrt"})
     folder = write_triton(tmp_path / "triton", "digits", tmp_path / "net.engine")
     config = triton_config((folder / "config.pbtxt").read_text())
     assert (config.backend, config.max_batch_size, list(config.output[0].dims)) == ("tensorrt", 64, [10])
@@ -246,14 +256,11 @@ def test_triton_refuses_the_file_that_is_meant_for_a_builder(tmp_path):
 
 
 def test_a_fixed_batch_is_part_of_tritons_shape(tmp_path):
-    proto = onnx.load(write_onnx(traced(), tmp_path / "net.onnx").file)
-    for value in (proto.graph.input[0], proto.graph.output[0]):
-        value.type.tensor_type.shape.dim[0].dim_value = 2
-    onnx.save(proto, tmp_path / "fixed.onnx")
-    folder = write_triton(tmp_path / "triton", "digits", tmp_path / "fixed.onnx")
+    export_onnx(Mean(), tmp_path / "fixed.onnx", input_size=(3, 8, 8), options=GraphOptions(batch=2))
+    folder = write_triton(tmp_path / "triton", "means", tmp_path / "fixed.onnx")
     config = triton_config((folder / "config.pbtxt").read_text())
     assert config.max_batch_size == 0
-    assert (list(config.input[0].dims), list(config.output[0].dims)) == ([2, 3, 32, 32], [2, 10])
+    assert (list(config.input[0].dims), list(config.output[0].dims)) == ([2, 3, 8, 8], [2, 3])
     assert not config.HasField("dynamic_batching")
 
 

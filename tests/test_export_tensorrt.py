@@ -6,18 +6,24 @@ import json
 import sys
 import types
 
+import numpy as np
 import pytest
 import tensorrt_rtx
 from exporting import calibration, lively, traced
 
+from bossnet_zoo.checkpoint import sha256
 from bossnet_zoo.errors import BossNetError, UsageError
+from bossnet_zoo.export import side_car as side_cars
 from bossnet_zoo.export import tensorrt
 from bossnet_zoo.export.graph import GraphOptions, trace
 from bossnet_zoo.export.metadata import Metadata
 from bossnet_zoo.export.onnx import export_onnx, write_onnx
-from bossnet_zoo.export.report import ExportError
+from bossnet_zoo.export.report import ExportError, Tolerance
+from bossnet_zoo.export.side_car import side_car
 from bossnet_zoo.export.tensorrt import EngineOptions, build_engine, profile_shapes
 from bossnet_zoo.export.trt_common import check_engine, check_network
+
+LOOSE = Tolerance(1e-1, 0.0)  # the classes of untrained networks lie close together
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +50,35 @@ def test_bossnet_t_engine_of_each_precision(onnx_files, precision):
     assert report.profile == ((1, 3, 32, 32), (8, 3, 32, 32), (64, 3, 32, 32))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_bossnet_m_engine_with_a_static_batch(tmp_path, bossnet_m, precision):
-    write_onnx(bossnet_m, tmp_path / "m.onnx", precision)
-    report = build_engine(tmp_path / "m.onnx", tmp_path / "m.engine", options=EngineOptions(batch=(2, 2, 2)))
-    assert report.profile == ((2, 3, 64, 64),) * 3
+@pytest.fixture(scope="module")
+def bossnet_t_of_two():
+    model = lively("hytra", arch="8c-16a", base_width=16, num_classes=10)
+    return trace(model, Metadata.of(model, input_size=(3, 64, 64)), GraphOptions(batch=2))
 
 
 @pytest.fixture(scope="module")
-def bossnet_m():
+def bossnet_m_of_two():
     model = lively("test_bossnet_m", num_classes=10)
     return trace(model, Metadata.of(model), GraphOptions(batch=2))
 
 
-def test_bossnet_m_engine_in_int8(tmp_path, bossnet_m):
-    batches = [bossnet_m.deployed.mean.new_zeros(2, 3, 64, 64).normal_().numpy() for _ in range(4)]
-    write_onnx(bossnet_m, tmp_path / "m.onnx", "int8", runtime="tensorrt", calibration=batches)
-    report = build_engine(tmp_path / "m.onnx", tmp_path / "m.engine", options=EngineOptions(batch=(2, 2, 2)))
-    assert report.precision == "int8"
+@pytest.fixture(scope="module")
+def bossnet_m_of_any():
+    model = lively("test_bossnet_m", num_classes=10)
+    return trace(model, Metadata.of(model), GraphOptions())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("network", ["bossnet_t_of_two", "bossnet_m_of_two", "bossnet_m_of_any"])
+def test_engines_with_a_static_and_a_dynamic_batch(tmp_path, request, network, precision):
+    graph = request.getfixturevalue(network)
+    images = np.random.default_rng(0).standard_normal((4, 2, 3, 64, 64), dtype=np.float32)
+    write_onnx(graph, tmp_path / "x.onnx", precision, runtime="tensorrt", calibration=list(images), tolerance=LOOSE)
+    batch = (1, 2, 4) if graph.options.batch is None else (2, 2, 2)
+    report = build_engine(tmp_path / "x.onnx", tmp_path / "x.engine", options=EngineOptions(batch))
+    assert report.profile == tuple((count, 3, 64, 64) for count in batch)
+    assert report.precision == precision
+    assert (tmp_path / "x.engine").stat().st_size == report.bytes > 100_000
 
 
 @pytest.mark.slow
@@ -78,10 +95,10 @@ def test_engine_with_dynamic_sizes_at_both_forms_of_attention(tmp_path, name, op
 
 
 def test_side_car_says_what_the_engine_is(engine, onnx_files):
-    about = json.loads(tensorrt.side_car(engine.file).read_text())
+    about = json.loads(side_car(engine.file).read_text())
     assert (about["builder"], about["version"]) == ("tensorrt_rtx", tensorrt_rtx.__version__)
-    assert about["onnx_sha256"] == tensorrt.sha256(onnx_files / "fp32.onnx")
-    assert about["engine_sha256"] == tensorrt.sha256(engine.file)
+    assert about["onnx_sha256"] == sha256(onnx_files / "fp32.onnx")
+    assert about["engine_sha256"] == sha256(engine.file)
     assert Metadata.from_json(about["metadata"]).class_names == tuple("0123456789")
     assert about["profile"][1] == [8, 3, 32, 32]
 
@@ -104,6 +121,23 @@ def test_a_failed_build_leaves_the_old_engine(tmp_path, onnx_files):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_damaged_side_car_is_no_hindrance_to_a_new_build(tmp_path, onnx_files):
+    engine = build_engine(onnx_files / "fp32.onnx", tmp_path / "x.engine").file
+    side_car(engine).write_text("{")
+    assert not build_engine(onnx_files / "fp32.onnx", engine).reused
+    assert build_engine(onnx_files / "fp32.onnx", engine).reused
+
+
+def test_a_disk_that_fills_up_with_the_side_car_leaves_no_engine(tmp_path, onnx_files, monkeypatch):
+    def full(path, value):
+        raise BossNetError(f"{path} could not be written: [Errno 28] No space left on device")
+
+    monkeypatch.setattr(side_cars, "save_json", full)
+    with pytest.raises(BossNetError, match=r"x.engine.json could not be written: .*No space left"):
+        build_engine(onnx_files / "fp32.onnx", tmp_path / "x.engine")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_onnx_runtime_file_is_refused(onnx_files, tmp_path):
     with pytest.raises(UsageError, match=r"quantised for ONNX Runtime; TensorRT needs the file NAME.int8.trt.onnx"):
         build_engine(onnx_files / "int8.ort.onnx", tmp_path / "x.engine")
@@ -118,7 +152,9 @@ def test_a_damaged_onnx_file_is_an_error(tmp_path, content, kind):
 
 def test_without_tensorrt_the_alternative_is_named(onnx_files, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(UsageError, match=r"'tensorrt', which cannot be imported .*pip install tensorrt.*--trt-rtx"):
+    with pytest.raises(
+        UsageError, match=r"'tensorrt', which cannot be imported .*pip install \"bossnet-zoo\[trt\]\".*--trt-rtx"
+    ):
         build_engine(onnx_files / "fp32.onnx", tmp_path / "x.engine", "tensorrt")
 
 
@@ -132,6 +168,76 @@ def tensorrt_11(monkeypatch):
     return module
 
 
+class NotingConfig:
+    """A builder's configuration that notes what it is asked for, and has what TensorRT for RTX does not."""
+
+    def __init__(self, config, cache: bytes):
+        object.__setattr__(self, "asked", {"config": config, "cache": cache})
+
+    def __getattr__(self, name):
+        return getattr(self.asked["config"], name)
+
+    def __setattr__(self, name, value):
+        self.asked[name] = value
+
+    def set_flag(self, flag):
+        self.asked["flag"] = flag
+
+    def set_memory_pool_limit(self, pool, size):
+        self.asked["limit"] = (pool, size)
+
+    def create_timing_cache(self, content):
+        self.asked["content"] = content
+        return types.SimpleNamespace(serialize=lambda: self.asked["cache"])
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        return self.asked["content"] != b"of another GPU"
+
+
+@pytest.fixture
+def configured(monkeypatch, tensorrt_11):
+    """Builds of TensorRT 11 by TensorRT for RTX; everything asked of the last build's configuration."""
+    monkeypatch.setattr(tensorrt, "gpu_name", lambda: "NVIDIA L4, 8.9")
+    monkeypatch.setattr(tensorrt, "check_engine", lambda *_: None)
+    asked = {}
+
+    class Builder:
+        def __init__(self, logger):
+            self.builder = tensorrt_rtx.Builder(logger)
+            self.create_network = self.builder.create_network
+            self.create_optimization_profile = self.builder.create_optimization_profile
+
+        def create_builder_config(self):
+            asked["config"] = NotingConfig(self.builder.create_builder_config(), b"measurements")
+            return asked["config"]
+
+        def build_serialized_network(self, network, config):
+            return self.builder.build_serialized_network(network, config.asked["config"])
+
+    monkeypatch.setattr(tensorrt_11, "Builder", Builder)
+    return lambda: asked["config"].asked
+
+
+def test_every_option_of_tensorrt_11_reaches_its_builder(onnx_files, tmp_path, configured, tensorrt_11):
+    options = EngineOptions((1, 2, 4), None, 64, version_compatible=True, hardware_compatible=True)
+    report = build_engine(onnx_files / "fp32.onnx", tmp_path / "x.engine", "tensorrt", options, tmp_path / "cache")
+    asked = configured()
+    assert asked["flag"] == tensorrt_11.BuilderFlag.VERSION_COMPATIBLE
+    assert asked["hardware_compatibility_level"] == tensorrt_11.HardwareCompatibilityLevel.AMPERE_PLUS
+    assert asked["limit"] == (tensorrt_11.MemoryPoolType.WORKSPACE, 64 * 2**20)
+    assert (report.builder, report.gpu) == ("tensorrt 11.4.0", "NVIDIA L4, 8.9")
+
+
+def test_the_timing_cache_is_kept_and_read_again(onnx_files, tmp_path, configured):
+    for content in (b"", b"measurements"):
+        build_engine(onnx_files / "fp32.onnx", tmp_path / f"{content}.engine", "tensorrt", None, tmp_path / "cache")
+        assert configured()["content"] == content
+        assert (tmp_path / "cache").read_bytes() == b"measurements"
+    (tmp_path / "cache").write_bytes(b"of another GPU")
+    with pytest.raises(BossNetError, match="cache is no timing cache of this TensorRT and GPU; remove it"):
+        build_engine(onnx_files / "fp32.onnx", tmp_path / "x.engine", "tensorrt", None, tmp_path / "cache")
+
+
 def test_without_a_gpu_the_alternative_is_named(onnx_files, tmp_path, monkeypatch, tensorrt_11):
     monkeypatch.setattr(tensorrt, "gpu_name", lambda: None)
     with pytest.raises(UsageError, match=r"this machine has none that works; .*--trt-rtx"):
@@ -140,7 +246,7 @@ def test_without_a_gpu_the_alternative_is_named(onnx_files, tmp_path, monkeypatc
 
 def test_an_old_tensorrt_is_refused(onnx_files, tmp_path, tensorrt_11):
     tensorrt_11.__version__ = "10.9.0"
-    with pytest.raises(UsageError, match=r"tensorrt 10.9.0 is too old; type: pip install tensorrt"):
+    with pytest.raises(UsageError, match=r"tensorrt 10.9.0 is too old; type: pip install \"bossnet-zoo\[trt\]\""):
         build_engine(onnx_files / "fp32.onnx", tmp_path / "x.engine", "tensorrt")
 
 

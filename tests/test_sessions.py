@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -14,18 +15,18 @@ from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.export import sessions
 from bossnet_zoo.export.graph import GraphOptions, trace
 from bossnet_zoo.export.metadata import Metadata
-from bossnet_zoo.export.onnx import write_onnx
+from bossnet_zoo.export.onnx import export_onnx, write_onnx
 from bossnet_zoo.export.sessions import (
     EngineSession,
     OnnxSession,
     TorchSession,
     check_input,
     check_providers,
-    check_side_car,
     open_session,
     predictor,
 )
-from bossnet_zoo.export.tensorrt import build_engine, side_car
+from bossnet_zoo.export.side_car import check_side_car, read_side_car, side_car, write_side_car
+from bossnet_zoo.export.tensorrt import build_engine
 from bossnet_zoo.runtime import Runtime
 
 
@@ -86,17 +87,40 @@ def test_wrong_types_and_shapes_are_refused(files, images):
         open_session(files / "net.onnx")(images)
 
 
-def test_a_wrong_size_is_refused(files):
-    with pytest.raises(UsageError, match=r"refuses a batch of shape \(1, 3, 64, 64\); the file takes \('batch', 3, 32"):
+def test_a_wrong_size_is_refused_in_one_line(files):
+    with pytest.raises(
+        UsageError, match=r"refuses a batch of shape \(1, 3, 64, 64\); the file takes \('batch', 3, 32"
+    ) as error:
         open_session(files / "net.onnx")(np.zeros((1, 3, 64, 64), np.float32))
+    assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage" * 100])
-def test_a_damaged_file_is_an_error(tmp_path, content):
+def test_bf16_is_refused_on_a_cpu(tmp_path):
+    write_onnx(traced(22), tmp_path / "x.bf16.onnx", "bf16")
+    with pytest.raises(UsageError, match=r"x.bf16.onnx is in bf16, which ONNX Runtime does not compute on a CPU"):
+        open_session(tmp_path / "x.bf16.onnx", "cpu")
+
+
+def test_a_network_in_pytorch_needs_no_optional_package(monkeypatch):
+    def version(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    assert TorchSession(trained(), Runtime.open("cpu", "float32")).metadata.versions == {}
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "a bit of the weights", "a bit of the metadata"])
+def test_a_damaged_file_is_an_error(files, tmp_path, damage):
+    content = bytearray((files / "net.onnx").read_bytes())
+    if damage.startswith("a bit"):
+        place = content.index(b"0.485") if damage.endswith("metadata") else len(content) // 2
+        content[place] ^= 1
+    content = {"empty": b"", "garbage": b"garbage" * 100, "cut": content[:5000]}.get(damage, content)
     (tmp_path / "x.onnx").write_bytes(content)
-    with pytest.raises(BossNetError, match=r"ONNX Runtime cannot open .*x.onnx: .*; it may be damaged") as error:
+    with pytest.raises(BossNetError, match=r"x.onnx is damaged") as error:
         open_session(tmp_path / "x.onnx")
     assert "\n" not in str(error.value)
+    assert error.value.exit_code == 1
 
 
 def test_a_file_of_another_program_is_an_error(tmp_path):
@@ -143,6 +167,30 @@ def test_an_engine_and_its_side_car_belong_together(files, tmp_path):
         open_session(engine)
 
 
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "null", '{"checksum": ""}'])
+def test_a_damaged_side_car_is_an_error(files, tmp_path, content):
+    (tmp_path / "net.engine").write_bytes((files / "net.engine").read_bytes())
+    side_car(tmp_path / "net.engine").write_text(content)
+    with pytest.raises(BossNetError, match=r"net.engine.json .*(not valid JSON|damaged or was edited)"):
+        open_session(tmp_path / "net.engine")
+
+
+@pytest.mark.parametrize("change", [{"profile": [[1, 3, 32, 32]] * 3}, {"gpu": "NVIDIA L4, 8.9"}, {"version": "1.0"}])
+def test_an_edited_side_car_is_an_error(files, tmp_path, change):
+    (tmp_path / "net.engine").write_bytes((files / "net.engine").read_bytes())
+    about = json.loads(side_car(files / "net.engine").read_text())
+    side_car(tmp_path / "net.engine").write_text(json.dumps(about | change))
+    with pytest.raises(BossNetError, match=r"net.engine.json is damaged or was edited"):
+        open_session(tmp_path / "net.engine")
+
+
+def test_a_side_car_of_another_format_is_an_error(files, tmp_path):
+    (tmp_path / "net.engine").write_bytes((files / "net.engine").read_bytes())
+    write_side_car(tmp_path / "net.engine", read_side_car(files / "net.engine") | {"format": 99})
+    with pytest.raises(BossNetError, match=r"written by another version of bossnet-zoo; export the engine again"):
+        open_session(tmp_path / "net.engine")
+
+
 def test_engines_of_another_version_or_gpu_are_refused(files):
     path, version = files / "net.engine", tensorrt_rtx.__version__
     about = json.loads(side_car(path).read_text())
@@ -181,6 +229,46 @@ def test_predictor_restores_pixels_and_logits(tmp_path):
     normalised = (pixels / 255 - mean) / std
     logits = predictor(open_session(tmp_path / "x.onnx"))(normalised)
     torch.testing.assert_close(logits.softmax(1), normalised.mean((2, 3)).softmax(1), atol=1e-5, rtol=0)
+
+
+class Recorded:
+    """A session that takes two or three images, and notes how many it was given."""
+
+    metadata = Metadata("x", "x", (3, 8, 8), (0.5,) * 3, (0.25,) * 3, 1.0, "center", "bicubic")
+    runtime, batches = "a test", (2, 3)
+
+    def __init__(self, answer=lambda images: images.mean((2, 3))):
+        self.answer, self.given = answer, []
+
+    def __call__(self, images):
+        self.given.append(len(images))
+        return self.answer(images)
+
+
+def test_any_number_of_images_is_cut_and_filled_up_to_what_the_file_takes():
+    images = torch.arange(7.0)[:, None, None, None].expand(7, 3, 8, 8)
+    for count, given in ((7, [3, 3, 2]), (1, [2]), (3, [3]), (4, [3, 2])):
+        session = Recorded()
+        assert predictor(session)(images[:count])[:, 0].tolist() == list(range(count))
+        assert session.given == given
+
+
+def test_a_file_with_a_fixed_batch_tells_it(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    model.num_classes = 3
+    export_onnx(model, tmp_path / "x.onnx", input_size=(3, 8, 8), options=GraphOptions(batch=4))
+    session = open_session(tmp_path / "x.onnx")
+    assert session.batches == (4, 4)
+    images = torch.randn(9, 3, 8, 8)
+    torch.testing.assert_close(predictor(session)(images), images.mean((2, 3)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_answer_that_is_not_finite_is_an_error(value):
+    session = Recorded(lambda images: np.full((len(images), 3), value, np.float32))
+    with pytest.raises(BossNetError, match=r"x \(a test\) answers with values that are not finite"):
+        predictor(session)(torch.zeros(2, 3, 8, 8))
 
 
 def test_accuracy_is_that_of_pytorch(files):

@@ -1,0 +1,99 @@
+"""The side-car of an engine, FILE.engine.json: what it was built from and for. It is checked before the engine runs.
+
+builder, version   the package that built it: `tensorrt` or `tensorrt_rtx`
+gpu                name and compute capability of the GPU it is for; null for every RTX GPU
+onnx, onnx_sha256  the file it was built from
+options            of the build: `EngineOptions`
+key                hash of all above: what has the same key need not be built again
+profile            smallest, usual and largest shape of the input
+classes            number of outputs
+metadata           of the ONNX file: preprocessing, class names, precision
+engine_sha256      hash of the engine
+checksum           hash of all above
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bossnet_zoo.checkpoint import load_json, save_json, sha256
+from bossnet_zoo.errors import BossNetError
+
+FORMAT = 1
+
+
+def side_car(engine_file: Path) -> Path:
+    """The file that describes an engine."""
+    return engine_file.with_name(engine_file.name + ".json")
+
+
+def describe_build(package: str, version: str, gpu: str | None, onnx_file: Path, options: Any) -> dict[str, Any]:
+    """Everything that decides what an engine is, and the hash of it as its key; `options` in plain values."""
+    about = {
+        "format": FORMAT,
+        "builder": package,
+        "version": version,
+        "gpu": gpu,
+        "onnx": onnx_file.name,
+        "onnx_sha256": sha256(onnx_file),
+        "options": options,
+    }
+    return about | {"key": _hash(about)}
+
+
+def write_side_car(engine_file: Path, about: Mapping[str, Any]) -> None:
+    """Save what is known of an engine, with its checksum."""
+    content = {name: value for name, value in about.items() if name != "checksum"}
+    save_json(side_car(engine_file), content | {"checksum": _hash(content)})
+
+
+def read_side_car(engine_file: Path) -> dict[str, Any]:
+    """What an engine's side-car says.
+
+    Raises:
+        BossNetError: it is missing, damaged or edited, or belongs to another engine.
+    """
+    file = side_car(engine_file)
+    if not file.exists():
+        raise BossNetError(f"{file} is missing, which describes the engine; keep the two together, or export it again")
+    about = load_json(file, "description of the engine")
+    content = {name: value for name, value in about.items() if name != "checksum"} if isinstance(about, dict) else {}
+    if not content or about.get("checksum") != _hash(content):
+        raise BossNetError(f"{file} is damaged or was edited: its checksum does not fit; export the engine again")
+    if about["format"] != FORMAT:
+        raise BossNetError(f"{file} was written by another version of bossnet-zoo; export the engine again")
+    if about["engine_sha256"] != sha256(engine_file):
+        raise BossNetError(f"{engine_file} is damaged, or not the engine that {file.name} describes; export it again")
+    return about
+
+
+def find_built(engine_file: Path, key: str) -> dict[str, Any] | None:
+    """The side-car of an undamaged engine with this key; None where there is none, and the engine is to be built."""
+    try:
+        about = read_side_car(engine_file) if engine_file.exists() else {}
+    except BossNetError:
+        return None
+    return about if about.get("key") == key else None
+
+
+def check_side_car(about: Mapping[str, Any], path: Path, version: str, gpu: str) -> None:
+    """Raise `BossNetError` where an engine cannot run here: it is for another version of TensorRT, or another GPU."""
+    package = about["builder"]
+    if about["version"] != version and not about["options"]["version_compatible"]:
+        raise BossNetError(
+            f"{path} was built by {package} {about['version']}, and {package} {version} is installed here; "
+            "export it again, or build it with --version-compatible"
+        )
+    if about["gpu"] not in (None, gpu) and not about["options"]["hardware_compatible"]:
+        raise BossNetError(
+            f"{path} was built for {about['gpu']}, and this machine has {gpu}; export it again here, "
+            "or build it with --hardware-compatible"
+        )
+
+
+def _hash(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
