@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bossnet_zoo.errors import BossNetError
+
 from .extras import need
 
 if TYPE_CHECKING:
@@ -68,23 +70,29 @@ def quantize(proto: ModelProto, batches: Sequence[np.ndarray], runtime: str) -> 
 
     symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
     kind = quantization.QuantType
-    with tempfile.TemporaryDirectory() as folder, _without_advice():
-        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        onnx.save(proto, source)  # handed over as an object, it would be moved to external data in place
-        quantization.quantize_static(
-            source,
-            target,
-            _Batches(proto.graph.input[0].name, batches),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Gemm"],
-            nodes_to_exclude=list(gates(proto)),
-            per_channel=True,
-            reduce_range=runtime == "onnxruntime",
-            weight_type=kind.QInt8,
-            activation_type=kind.QInt8 if runtime == "tensorrt" else kind.QUInt8,
-            extra_options=symmetric if runtime == "tensorrt" else {},
-        )
-        return onnx.load(target)
+    try:
+        with tempfile.TemporaryDirectory() as folder, _without_advice():
+            source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+            onnx.save(proto, source)  # handed over as an object, it would be moved to external data in place
+            quantization.quantize_static(
+                source,
+                target,
+                _Batches(proto.graph.input[0].name, batches),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=["Conv", "Gemm"],
+                nodes_to_exclude=list(gates(proto)),
+                per_channel=True,
+                reduce_range=runtime == "onnxruntime",
+                weight_type=kind.QInt8,
+                activation_type=kind.QInt8 if runtime == "tensorrt" else kind.QUInt8,
+                extra_options=symmetric if runtime == "tensorrt" else {},
+            )
+            return onnx.load(target)
+    except OSError as error:
+        raise BossNetError(
+            f"INT8 needs room for two copies of the network in {tempfile.gettempdir()}: {error}; free some, or set "
+            "TMPDIR to another folder"
+        ) from error
 
 
 @contextlib.contextmanager

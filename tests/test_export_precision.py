@@ -9,7 +9,7 @@ import onnx
 import pytest
 from exporting import calibration, lively, traced, unseen
 
-from bossnet_zoo.errors import UsageError
+from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.export.graph import GraphOptions, Traced, trace
 from bossnet_zoo.export.half import ISLAND_OPS, emulated, overflowing, to_half
 from bossnet_zoo.export.int8 import gates, quantize
@@ -138,3 +138,13 @@ def test_too_many_differing_images_are_an_error():
 def test_an_output_that_is_not_finite_is_an_error():
     with pytest.raises(ExportError):
         require_parity([Parity(1, float("inf"), float("inf"), 0.0)], None, Tolerance(None, 0.0), "x")
+
+
+def test_no_room_for_the_temporary_files_of_int8_is_an_error(monkeypatch):
+    def full(proto, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx, "save", full)
+    with pytest.raises(BossNetError, match=r"INT8 needs room .*No space left.* set TMPDIR to another folder") as error:
+        quantize(traced().proto, calibration(32), "onnxruntime")
+    assert error.value.exit_code == 1
