@@ -86,8 +86,6 @@ def export(
     from .tensorrt import BUILDERS, EngineOptions
 
     precision = _precision(fp16=fp16, bf16=bf16, int8=int8)
-    network = _open(model, weights, option, untrained)
-    size_range = _sizes(network, dynamic_size, sizes, input_size)
     batches = parse_range(batch, "--batch")
     builders = tuple(BUILDERS[name] for name, wanted in (("trt", trt), ("trt-rtx", trt_rtx)) if wanted)
     request = Request(
@@ -96,13 +94,14 @@ def export(
         precision=precision,
         graph=GraphOptions(
             batch=batches[0] if ":" not in batch else None,
-            sizes=(size_range[0], size_range[2]) if size_range else None,
             opset=opset if opset is not None else default_opset(precision),
             pixels=pixels,
             softmax=softmax,
         ),
-        engine=EngineOptions(batches, size_range, workspace, version_compatible, hardware_compatible),
+        engine=EngineOptions(batches, None, workspace, version_compatible, hardware_compatible),
         input_size=input_size,
+        dynamic_size=dynamic_size,
+        sizes=parse_range(sizes, "--sizes") if sizes else None,
         calibration=calib,
         calibration_count=calib_n,
         tolerance=tolerance_for(precision, tolerance, agreement),
@@ -110,6 +109,8 @@ def export(
         triton=triton,
     )
     _check_engine_options(request, trt=trt)
+    request.check()
+    network = _open(model, weights, option, untrained)
     _print_reports(export_network(network, _name(model), out, request), as_json, triton)
 
 
@@ -205,6 +206,12 @@ def _precision(**flags: bool) -> str:
 def _open(model: str, weights: str | None, option: list[str] | None, untrained: bool) -> Any:
     from bossnet_zoo.runs import build_model, open_model
 
+    from .sessions import is_exported
+
+    if is_exported(model):
+        raise UsageError(
+            f"{model} is exported already; give the network it came from: a name, an architecture or a run"
+        )
     options = parse_options(option)
     if untrained:
         return build_model(model, **options).eval()
@@ -212,20 +219,14 @@ def _open(model: str, weights: str | None, option: list[str] | None, untrained: 
 
 
 def _name(model: str) -> str:
-    """What files of a network are called: the end of a path or name, without characters that files should not have."""
-    name = Path(model).resolve().name if Path(model).exists() else model.rpartition("/")[2].rpartition(":")[2]
-    return name.removesuffix(".safetensors")
+    """What files of a network are called: the end of a path or name, in characters that suit a file.
 
-
-def _sizes(network: Any, dynamic: bool, sizes: str | None, input_size: int | None) -> tuple[int, int, int] | None:
-    from .pipeline import parse_range
-
-    if sizes is not None:
-        if not dynamic:
-            raise UsageError("--sizes is the range of --dynamic-size; type both, or --input-size for one other size")
-        return parse_range(sizes, "--sizes")
-    size = input_size or network.pretrained_cfg["input_size"][-1]
-    return (size // 2, size, 2 * size) if dynamic else None
+    >>> _name("hytra:4c-8c"), _name("8:16:24:32:64"), _name("hf-hub:team/flowers")
+    ('hytra-4c-8c', '8-16-24-32-64', 'flowers')
+    """
+    model = model.removeprefix("local-dir:")
+    path = Path(model).resolve() if Path(model).exists() else Path(model)
+    return path.name.removesuffix(".safetensors").replace(":", "-")
 
 
 def _check_engine_options(request: Request, *, trt: bool) -> None:
@@ -274,12 +275,12 @@ def _print_reports(reports: list[ExportReport | EngineReport], as_json: bool, tr
     for report in reports:
         print(f"{report.file}  {report.bytes / 1e6:.1f} MB, {report.precision}")
         if isinstance(report, ExportReport):
-            entries = [("noise", entry) for entry in report.parity]
-            entries += [("images", report.on_images)] if report.on_images else []
+            entries = [(f"batch {entry.batch} of noise", entry) for entry in report.parity]
+            entries += [(f"{report.on_images.batch} images", report.on_images)] if report.on_images else []
             for what, entry in entries:
                 print(
-                    f"  {entry.batch} {what}: largest difference {entry.max_abs:.1e}, of the largest output "
-                    f"{entry.max_rel:.1e}; same best class {entry.top1_agreement:.1%}"
+                    f"  {what}: largest difference {entry.max_abs:.1e}, of the largest output {entry.max_rel:.1e}; "
+                    f"same best class {entry.top1_agreement:.1%}"
                 )
         else:
             shapes = ", ".join(" x ".join(map(str, shape)) for shape in report.profile)
@@ -287,4 +288,5 @@ def _print_reports(reports: list[ExportReport | EngineReport], as_json: bool, tr
             if report.reused:
                 console.note(f"{report.file} lay there already, built from the same file with the same options")
     last = reports[-1].file
-    console.note(f"next: bossnet predict {last} IMAGE; bossnet benchmark {last}")
+    where = "" if isinstance(reports[-1], ExportReport) else "on a machine with its GPU, "
+    console.note(f"next: {where}bossnet predict {last} IMAGE; bossnet benchmark {last}")

@@ -11,14 +11,15 @@ from torch import nn
 from bossnet_zoo.errors import UsageError
 from bossnet_zoo.runs import class_names_of
 
+from .extras import need
 from .formats import ENGINE_SUFFIX, engine_name, onnx_name
-from .graph import DEFAULT_OPSET, GraphOptions, Traced, trace
+from .graph import DEFAULT_OPSET, GraphOptions, trace
 from .images import calibration_batches
 from .metadata import Metadata
 from .onnx import write_onnx
-from .precision import MIN_OPSET
+from .precision import MIN_OPSET, check_opset
 from .report import TOLERANCES, ExportReport, Tolerance
-from .tensorrt import EngineOptions, EngineReport, build_engine
+from .tensorrt import EngineOptions, EngineReport, Range, build_engine, open_builder
 from .triton import write_triton
 
 
@@ -30,8 +31,10 @@ class Request:
         onnx: keep an ONNX file for ONNX Runtime. Engines keep the one they are built from in any case.
         builders: packages that build engines: `tensorrt`, `tensorrt_rtx`.
         precision: `fp32`, `fp16`, `bf16` or `int8`.
-        graph, engine: batch, sizes and the like.
+        graph, engine: batch and the like; their sizes are set from the following.
         input_size: pixels of a side; by default the network's own.
+        dynamic_size: take images of any size within a range.
+        sizes: that range: smallest, usual and largest side; by default half to double the `input_size`.
         calibration: images that show INT8 the range of activations, as `open_images` takes them; the comparison is made
             on others of the same source, in every precision.
         calibration_count: how many of each.
@@ -46,14 +49,44 @@ class Request:
     graph: GraphOptions = field(default_factory=GraphOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
     input_size: int | None = None
+    dynamic_size: bool = False
+    sizes: Range | None = None
     calibration: str | None = None
     calibration_count: int = 512
     tolerance: Tolerance | None = None
     timing_cache: Path | None = None
     triton: Path | None = None
 
+    def check(self) -> None:
+        """Refuse what cannot be met whatever the network is, before time is spent on it.
 
-def parse_range(text: str, what: str) -> tuple[int, int, int]:
+        Raises:
+            UsageError: a missing package, GPU or image source, or a combination that is not possible.
+        """
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            need(package, "onnx")
+        for option, value in (("--calib-n", self.calibration_count), ("--input-size", self.input_size)):
+            if value is not None and value < 1:
+                raise UsageError(f"{option} {value} is not possible; type 1 or more")
+        if self.precision == "int8" and self.calibration is None:
+            raise UsageError(
+                "--int8 needs calibration images; type --calib with a folder of images or a data set's name"
+            )
+        if self.sizes is not None and not self.dynamic_size:
+            raise UsageError("--sizes is the range of --dynamic-size; type both, or --input-size for one other size")
+        if self.sizes is not None:
+            replace(self.graph, sizes=(self.sizes[0], self.sizes[2]))  # each refuses what it cannot be
+            replace(self.engine, sizes=self.sizes)
+        check_opset(self.precision, self.graph.opset)
+        for package in self.builders:
+            open_builder(package, self.engine, self.timing_cache_of(package))
+
+    def timing_cache_of(self, package: str) -> Path | None:
+        """TensorRT for RTX has none."""
+        return self.timing_cache if package == "tensorrt" else None
+
+
+def parse_range(text: str, what: str) -> Range:
     """`8` -> (8, 8, 8) and `1:8:64` -> (1, 8, 64). Raises `UsageError`."""
     parts = text.split(":")
     if len(parts) in (1, 3) and all(part.isdigit() for part in parts):
@@ -80,10 +113,12 @@ def export_network(model: nn.Module, name: str, out: Path, request: Request) -> 
         ExportError: a file that does not compute what PyTorch does, or not in the precision asked for.
         BossNetError: TensorRT cannot build an engine.
     """
-    if request.precision == "int8" and request.calibration is None:
-        raise UsageError("--int8 needs calibration images; type --calib with a folder of images or a data set's name")
-    traced = trace(model, _metadata(model, request.input_size), request.graph)
-    calibration, images = _images(traced, request)
+    request.check()
+    metadata = _metadata(model, request.input_size)
+    sizes = _sizes(request, metadata.input_size[-1])
+    graph = replace(request.graph, sizes=(sizes[0], sizes[2]) if sizes else None)
+    calibration, images = _images(metadata, graph, request)
+    traced = trace(model, metadata, graph)
     reports: list[ExportReport | EngineReport] = []
     for runtime in _runtimes(request):
         path = out / onnx_name(name, request.precision, runtime)
@@ -99,9 +134,8 @@ def export_network(model: nn.Module, name: str, out: Path, request: Request) -> 
         reports.append(report)
     source = reports[-1].file
     for package in request.builders:
-        engine = out / engine_name(name, request.precision, package)
-        cache = request.timing_cache if package == "tensorrt" else None
-        reports.append(build_engine(source, engine, package, request.engine, cache))
+        engine, options = out / engine_name(name, request.precision, package), replace(request.engine, sizes=sizes)
+        reports.append(build_engine(source, engine, package, options, request.timing_cache_of(package)))
     if request.triton is not None:
         # Triton loads TensorRT's engines; those of TensorRT for RTX it does not, and gets the ONNX file instead.
         engines = [report.file for report in reports if report.file.name.endswith(ENGINE_SUFFIX["tensorrt"])]
@@ -116,6 +150,11 @@ def _metadata(model: nn.Module, input_size: int | None) -> Metadata:
     return replace(metadata, input_size=(metadata.input_size[0], input_size, input_size))
 
 
+def _sizes(request: Request, size: int) -> Range | None:
+    """Smallest, usual and largest side of an image; None where there is but one."""
+    return (request.sizes or (size // 2, size, 2 * size)) if request.dynamic_size else None
+
+
 def _runtimes(request: Request) -> tuple[str, ...]:
     """Whom to write an ONNX file for; engines are built from the last."""
     if request.precision != "int8":
@@ -124,15 +163,18 @@ def _runtimes(request: Request) -> tuple[str, ...]:
     return tuple(runtime for runtime, is_wanted in wanted.items() if is_wanted)
 
 
-def _images(traced: Traced, request: Request) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _images(metadata: Metadata, graph: GraphOptions, request: Request) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Batches to calibrate with and to compare on."""
     if request.calibration is None:
         return [], []
-    fixed = traced.options.batch
-    return calibration_batches(request.calibration, traced.metadata, request.calibration_count, fixed)
+    metadata = replace(metadata, pixels=graph.pixels)
+    return calibration_batches(request.calibration, metadata, request.calibration_count, graph.batch)
 
 
 def tolerance_for(precision: str, max_rel: float | None, agreement: float | None) -> Tolerance:
-    """The precision's tolerance, with what is given instead."""
+    """The precision's tolerance, with what is given instead. Raises `UsageError`."""
+    if agreement is not None and not 0 <= agreement <= 1:
+        raise UsageError(f"--agreement {agreement} is not possible; type a share of the images, as in 0.99")
     tolerance = TOLERANCES[precision]
     if max_rel is not None:
         tolerance = replace(tolerance, max_rel=max_rel)

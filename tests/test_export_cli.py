@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from bossnet_zoo.cli import main
 from bossnet_zoo.errors import UsageError
 from bossnet_zoo.export import benchmark, pipeline
-from bossnet_zoo.export.cli import app
+from bossnet_zoo.export.cli import _name, app
 from bossnet_zoo.export.formats import FORMATS
 from bossnet_zoo.export.graph import GraphOptions
 from bossnet_zoo.export.images import calibration_batches
@@ -59,7 +59,7 @@ def test_export_prints_files_and_differences(tmp_path):
     result = call("export", *TINY, "--out", str(tmp_path), "--input-size", "32")
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'test_bossnet_t.onnx'}  ")
-    assert [line.split(":")[0].strip() for line in lines[1:]] == ["1 noise", "2 noise", "8 noise"]
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [f"batch {n} of noise" for n in (1, 2, 8)]
     assert f"next: bossnet predict {tmp_path / 'test_bossnet_t.onnx'} IMAGE" in result.stderr
 
 
@@ -101,6 +101,11 @@ def test_a_second_export_reuses_the_engine(tmp_path, traced_once):
         (["--timing-cache", "x"], "--timing-cache is for engines of TensorRT; type --trt too"),
         (["--workspace", "64"], "--workspace is for engines"),
         (["--calib", "no-such-folder", "--int8"], "no-such-folder"),
+        (["--calib-n", "0"], "--calib-n 0 is not possible"),
+        (["--input-size", "0"], "--input-size 0 is not possible"),
+        (["--agreement", "99"], "--agreement 99.0 is not possible; .* as in 0.99"),
+        (["--trt-rtx", "--workspace", "0"], "--workspace 0 is not possible"),
+        (["--trt"], "--trt-rtx"),
     ],
 )
 def test_requests_that_cannot_be_met_are_refused(tmp_path, traced_once, arguments, message):
@@ -125,6 +130,49 @@ def test_formats_lists_every_format():
     assert len(lines) == 1 + len(FORMATS)
     assert [line.split("  ")[0] for line in lines[1:]] == [row.name for row in FORMATS]
     assert json.loads(call("export", "--formats", "--json").stdout)[0]["precisions"] == "fp32, fp16"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("bossnet_t0", "bossnet_t0"),
+        ("hytra:4c-8c-16ca-32ac", "hytra-4c-8c-16ca-32ac"),
+        ("8:16:24:32:64", "8-16-24-32-64"),
+        ("hf-hub:team/flowers", "flowers"),
+        ("no/such/run/best.safetensors", "best"),
+    ],
+)
+def test_names_of_files(model, name):
+    assert _name(model) == name
+
+
+def test_a_folder_is_called_by_its_own_name(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    assert _name(".") == _name("local-dir:.") == "run"
+
+
+def test_an_exported_file_is_not_exported_again(tmp_path):
+    with pytest.raises(UsageError, match=r"net.onnx is exported already; give the network it came from"):
+        call("export", "net.onnx", "--out", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "extra"),
+    [
+        ("onnx", [], "onnx"),
+        ("onnxscript", [], "onnx"),
+        ("onnxruntime", ["--int8", "--calib", "digits"], "onnx"),
+        ("tensorrt_rtx", ["--trt-rtx"], "trt-rtx"),
+        ("tensorrt", ["--trt"], "trt"),
+    ],
+)
+def test_a_missing_extra_is_told_before_anything_is_opened(tmp_path, monkeypatch, missing, arguments, extra):
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr("bossnet_zoo.runs.build_model", None)
+    with pytest.raises(UsageError, match=rf"'{missing}', which cannot be imported .*\[{extra}\]"):
+        call("export", *TINY, *arguments, "--out", str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ranges():
