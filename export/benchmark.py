@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,13 +27,17 @@ from .tensorrt import BUILDERS, EngineOptions, build_engine
 
 # By name: what runs it, and the precisions it is measured in.
 RUNTIMES: dict[str, tuple[str, ...]] = {
-    "pytorch": ("fp32",),
+    "torch": ("fp32",),
+    "torch-cuda": ("fp32", "bf16"),
     "onnx": ("fp32", "fp16", "int8"),
-    "onnx-cuda": ("fp32", "fp16"),
-    "onnx-tensorrt": ("fp32", "fp16"),
-    "trt": ("fp32", "fp16", "int8"),
-    "trt-rtx": ("fp32", "fp16", "int8"),
+    "onnx-cuda": ("fp32", "fp16", "bf16"),
+    "onnx-trt": ("fp32", "fp16", "int8"),
+    "trt": ("fp32", "fp16", "bf16", "int8"),
+    "trt-rtx": ("fp32", "fp16", "bf16", "int8"),
 }
+ON_CPU = ("torch", "onnx")
+DEVICES = {"onnx": "cpu", "onnx-cuda": "cuda", "onnx-trt": "tensorrt"}  # of `open_session`
+BURST = 5  # calls
 SHOWN = Tolerance(None, 0.0)  # a benchmark shows differences, and judges none
 
 
@@ -46,8 +48,8 @@ class Row:
     Attributes:
         model: its name.
         runtime: one of `RUNTIMES`.
-        precision: `fp32`, `fp16` or `int8`.
-        batch: images at once; None in a row without figures.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
+        batch: images at once; None where the runtime cannot run here at any batch size.
         median_ms, p90_ms: of one batch; 9 in 10 take no longer than p90.
         images_per_second: at the median.
         megabytes: of the file; of PyTorch, of the weights.
@@ -74,7 +76,7 @@ def benchmark_network(
     name: str,
     folder: Path,
     *,
-    runtimes: Sequence[str] = ("pytorch", "onnx"),
+    runtimes: Sequence[str] = ("torch", "onnx"),
     batches: Sequence[int] = (1, 8),
     threads: int = 0,
     calibration: str | None = None,
@@ -124,25 +126,37 @@ def benchmark_file(path: Path, *, batches: Sequence[int], device: str, threads: 
     options = GraphOptions(pixels=session.metadata.pixels)
     rows = []
     for batch in batches:
-        images = _noise(session.metadata, options, batch)
-        times = measure_in_turn({path.name: _call(session, images)}, seconds)[path.name]
         row = Row(session.metadata.model, path.suffix[1:], session.metadata.precision, batch, note=session.runtime)
+        images = _noise(session.metadata, options, batch)
+        try:
+            session(images)
+        except UsageError as error:  # a batch that the file does not take
+            rows.append(replace(row, note=str(error)))
+            continue
+        times = measure_in_turn({path.name: _call(session, images)}, seconds)[path.name]
         rows.append(replace(row, **_figures(times, batch), megabytes=path.stat().st_size / 1e6))
     return rows
 
 
 def measure_in_turn(calls: Mapping[Any, Callable[[], object]], seconds: float) -> dict[Any, list[float]]:
-    """Seconds of repeated calls, one of each in turn, for about `seconds` each (at least five) after two to warm up."""
+    """Seconds of repeated calls, for about `seconds` each, at least `BURST` times, after two to warm up.
+
+    The calls take turns, so that a busy moment of the machine meets each of them, but in bursts whose first call is not
+    counted: threads of a runtime spin for some milliseconds after its last call, in wait for the next one, and take the
+    cores from whoever comes then. (Single calls in turn were seen to take 1.8 times as long, on two cores.)
+    """
     for call in calls.values():
         call()
         call()
     times: dict[Any, list[float]] = {key: [] for key in calls}
     start = time.perf_counter()
-    while calls and (len(next(iter(times.values()))) < 5 or time.perf_counter() - start < seconds * len(calls)):
+    while calls and (not next(iter(times.values())) or time.perf_counter() - start < seconds * len(calls)):
         for key, call in calls.items():
-            before = time.perf_counter()
             call()
-            times[key].append(time.perf_counter() - before)
+            for _ in range(BURST):
+                before = time.perf_counter()
+                call()
+                times[key].append(time.perf_counter() - before)
     return times
 
 
@@ -173,29 +187,36 @@ class _Candidates:
             self.calibration, self.comparison = calibration_batches(calibration, self.metadata, 256)
         self.expected = np.concatenate([self.torch(images) for images in self.comparison])
         self.traced: dict[int, Traced] = {}
-        weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-        self.megabytes = {("pytorch", "fp32"): weights / 1e6}
+        self.megabytes: dict[tuple[str, str], float] = {}
 
     def open(self, runtime: str, precision: str) -> Session:
         """A session, its file written first. Raises `BossNetError` where it cannot run here."""
-        if runtime == "pytorch":
-            return self.torch
-        if runtime != "onnx" and gpu_name() is None:
+        if runtime not in ON_CPU and gpu_name() is None:
             raise UsageError("needs a GPU, and this machine has none that works")
+        if runtime.startswith("torch"):
+            self.megabytes[runtime, precision] = sum(t.nbytes for t in self.model.state_dict().values()) / 1e6
+            return self.torch if runtime == "torch" else self._torch_on_gpu(precision)
         if precision == "int8" and not self.calibration:
             raise UsageError("int8 needs calibration images: --calib")
-        meant_for = "onnxruntime" if runtime.startswith("onnx") else "tensorrt"
-        source = self.folder / f"{meant_for}.{precision}.onnx"
-        if not source.exists():
-            graph = self._trace(default_opset(precision))
-            write_onnx(graph, source, precision, runtime=meant_for, calibration=self.calibration, tolerance=SHOWN)
-        path = source
-        if runtime.startswith("trt"):
-            path = self.folder / f"{runtime}.{precision}.engine"
+        path = self._write(runtime, precision)
+        if runtime in BUILDERS:
+            source, path = path, self.folder / f"{runtime}.{precision}.engine"
             build_engine(source, path, BUILDERS[runtime], EngineOptions((1, self.largest, self.largest)))
         self.megabytes[runtime, precision] = path.stat().st_size / 1e6
-        device = {"onnx": "cpu", "onnx-cuda": "cuda", "onnx-tensorrt": "tensorrt"}.get(runtime, "cuda")
-        return open_session(path, device, threads=self.threads)
+        return open_session(path, DEVICES.get(runtime, "cuda"), threads=self.threads)
+
+    def _torch_on_gpu(self, precision: str) -> Session:
+        runtime = Runtime.open("cuda", {"fp32": "float32", "bf16": "bfloat16"}[precision])
+        return TorchSession(copy.deepcopy(self.model), runtime)
+
+    def _write(self, runtime: str, precision: str) -> Path:
+        """The ONNX file for a runtime; INT8 has one for each of two."""
+        meant_for = "onnxruntime" if runtime in ("onnx", "onnx-cuda") else "tensorrt"
+        path = self.folder / f"{meant_for if precision == 'int8' else 'any'}.{precision}.onnx"
+        if not path.exists():
+            graph = self._trace(default_opset(precision))
+            write_onnx(graph, path, precision, runtime=meant_for, calibration=self.calibration, tolerance=SHOWN)
+        return path
 
     def _trace(self, opset: int) -> Traced:
         if opset not in self.traced:
@@ -209,47 +230,3 @@ class _Candidates:
         """The difference to PyTorch on the comparison images."""
         parity = compare(self.expected, np.concatenate([session(images) for images in self.comparison]))
         return {"max_rel": parity.max_rel, "top1_agreement": parity.top1_agreement}
-
-
-# --- tables
-
-HEADINGS = {
-    "model": "model",
-    "runtime": "runtime",
-    "precision": "precision",
-    "batch": "batch",
-    "median_ms": "median ms",
-    "p90_ms": "p90 ms",
-    "images_per_second": "images/s",
-    "megabytes": "MB",
-    "max_rel": "difference",
-    "top1_agreement": "top-1 agreement",
-    "note": "runs on, or why not",
-}
-FORMS = {
-    "median_ms": "{:.2f}",
-    "p90_ms": "{:.2f}",
-    "images_per_second": "{:.1f}",
-    "megabytes": "{:.1f}",
-    "max_rel": "{:.1e}",
-    "top1_agreement": "{:.1%}",
-}
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = [" | ".join(HEADINGS.values()), " | ".join("---" for _ in HEADINGS)]
-    for row in rows:
-        values = dataclasses.asdict(row)
-        cells = ["" if (value := values[key]) is None else FORMS.get(key, "{}").format(value) for key in HEADINGS]
-        lines.append(" | ".join(cells))
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-def comma_separated(rows: Sequence[Row]) -> str:
-    """The rows as CSV, unrounded, with the attributes of `Row` as headings."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(HEADINGS), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(row) for row in rows)
-    return text.getvalue()

@@ -118,14 +118,20 @@ def export(
 def benchmark(
     model: Annotated[str, typer.Argument(help=f"{MODEL[:-1]}; or an exported file.")],
     formats: Annotated[
-        str, typer.Option(help="pytorch, onnx, onnx-cuda, onnx-tensorrt, trt, trt-rtx, with commas; or all.")
-    ] = "pytorch,onnx",
+        str | None,
+        typer.Option(
+            help="torch, torch-cuda, onnx, onnx-cuda, onnx-trt (TensorRT within ONNX Runtime), trt, trt-rtx, with "
+            "commas; or all. By default torch,onnx."
+        ),
+    ] = None,
     batch: Annotated[str, typer.Option(help="Images at once, with commas.")] = "1,8",
     threads: Annotated[int, typer.Option(help="Of the CPU; 0 for all cores.")] = 0,
     peers: Annotated[str | None, typer.Option(help="timm models to measure beside it, untrained, with commas.")] = None,
     seconds: Annotated[float, typer.Option(help="Of measuring, for each runtime and batch size.")] = 3.0,
     calib: Calib = None,
-    device: Annotated[str, typer.Option(help="Of an exported file: auto, cpu, cuda or tensorrt.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="Of an exported file: cpu, cuda or tensorrt; by default a GPU if there is one.")
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a Markdown table.")] = False,
     weights: Weights = None,
     option: Options = None,
@@ -137,29 +143,45 @@ def benchmark(
     Example: bossnet benchmark bossnet_t0 --untrained --formats all --calib digits --threads 2
     """
     import dataclasses
-    import tempfile
 
-    from .benchmark import RUNTIMES, benchmark_file, benchmark_network, comma_separated, markdown
+    from .benchmark import benchmark_file
+    from .benchmark_table import comma_separated, markdown
     from .sessions import is_exported
 
-    batches = _numbers(batch)
     if is_exported(model):
-        rows = benchmark_file(Path(model), batches=batches, device=device, threads=threads, seconds=seconds)
+        given = {"--formats": formats, "--peers": peers, "--calib": calib, "--weights": weights, "--option": option}
+        for name, value in (given | {"--untrained": untrained}).items():
+            if value:
+                raise UsageError(f"{model} is exported as it is; leave out {name}, or give the network it came from")
+        batches = _numbers(batch)
+        rows = benchmark_file(Path(model), batches=batches, device=device or "auto", threads=threads, seconds=seconds)
     else:
-        runtimes = tuple(RUNTIMES) if formats == "all" else tuple(formats.split(","))
-        settings: dict[str, Any] = {"runtimes": runtimes, "batches": batches, "threads": threads}
-        settings |= {"calibration": calib, "seconds": seconds}
+        if device:
+            raise UsageError(
+                "--device is for exported files; a network is measured where --formats says, as in onnx-cuda"
+            )
+        settings: dict[str, Any] = {"batches": _numbers(batch), "threads": threads, "seconds": seconds}
         networks = {_name(model): _open(model, weights, option, untrained)}
         networks |= {peer: _open(peer, None, None, True) for peer in (peers.split(",") if peers else ())}
-        rows = []
-        for name, network in networks.items():
-            console.note(f"measuring {name}")
-            with tempfile.TemporaryDirectory() as folder:
-                rows += benchmark_network(network, name, Path(folder), **settings)
+        rows = _measure(networks, formats or "torch,onnx", {**settings, "calibration": calib})
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
     else:
         print(comma_separated(rows) if as_csv else markdown(rows), end="" if as_csv else "\n")
+
+
+def _measure(networks: dict[str, Any], formats: str, settings: dict[str, Any]) -> list[Any]:
+    import tempfile
+
+    from .benchmark import RUNTIMES, benchmark_network
+
+    runtimes = tuple(RUNTIMES) if formats == "all" else tuple(formats.split(","))
+    rows = []
+    for name, network in networks.items():
+        console.note(f"measuring {name}")
+        with tempfile.TemporaryDirectory() as folder:
+            rows += benchmark_network(network, name, Path(folder), runtimes=runtimes, **settings)
+    return rows
 
 
 @app.command()
@@ -253,17 +275,25 @@ def _numbers(text: str) -> list[int]:
 
 def _print_formats(as_json: bool) -> None:
     import dataclasses
+    import textwrap
 
-    from .formats import FORMATS
+    from .formats import FORMATS, NOTES
 
     if as_json:
         print_json([dataclasses.asdict(row) for row in FORMATS])
         return
-    headings = [field.name for field in dataclasses.fields(FORMATS[0])]
-    rows = [headings, *(list(dataclasses.astuple(row)) for row in FORMATS)]
+    shown = [field.name for field in dataclasses.fields(FORMATS[0]) if field.name != "format"]  # the option says it
+    rows = [shown, *([_cell(getattr(row, name)) for name in shown] for row in FORMATS)]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"\n{textwrap.fill(NOTES, 80)}")
+
+
+def _cell(value: str | tuple[str, ...]) -> str:
+    if isinstance(value, str):
+        return value
+    return "all four" if len(value) == 4 else ", ".join(value)
 
 
 def _print_reports(reports: list[ExportReport | EngineReport], as_json: bool, triton: Path | None) -> None:

@@ -10,73 +10,40 @@ class Format:
     """One row of `bossnet export --formats`.
 
     Attributes:
-        name: what it is.
+        format: what it is.
         option: of `bossnet export`.
-        file: its name; NAME stands for the network's, with `.fp16` or `.bf16` behind it in half precision.
+        file: its name.
         device: what runs it.
         precisions: which it comes in.
         dynamic: dimensions that may be left open.
-        install: what to type before making and running it.
+        extra: of this package, to install before making and running it.
     """
 
-    name: str
+    format: str
     option: str
     file: str
     device: str
-    precisions: str
+    precisions: tuple[str, ...]
     dynamic: str
-    install: str
+    extra: str
 
 
+ALL = ("fp32", "fp16", "bf16", "int8")
 FORMATS = (
-    Format("ONNX", "--onnx", "NAME.onnx", "CPU, CUDA", "fp32, fp16", "batch, size", 'pip install "bossnet-zoo[onnx]"'),
-    Format("ONNX", "--onnx", "NAME.bf16.onnx", "CUDA", "bf16", "batch, size", 'pip install "bossnet-zoo[onnx-gpu]"'),
-    Format(
-        "ONNX for ONNX Runtime",
-        "--onnx --int8",
-        "NAME.int8.ort.onnx",
-        "CPU",
-        "int8",
-        "batch, size",
-        'pip install "bossnet-zoo[onnx]"',
-    ),
-    Format(
-        "ONNX for TensorRT",
-        "--trt --int8",
-        "NAME.int8.trt.onnx",
-        "CUDA, by TensorRT",
-        "int8",
-        "batch, size",
-        'pip install "bossnet-zoo[onnx]"',
-    ),
-    Format(
-        "TensorRT engine",
-        "--trt",
-        "NAME.trt.engine",
-        "the GPU that built it",
-        "fp32, fp16, bf16, int8",
-        "batch, size, in a range",
-        'pip install "bossnet-zoo[onnx]" tensorrt',
-    ),
-    Format(
-        "TensorRT for RTX engine",
-        "--trt-rtx",
-        "NAME.rtx.engine",
-        "RTX GPUs, Ampere and later",
-        "fp32, fp16, bf16, int8",
-        "batch, size, in a range",
-        'pip install "bossnet-zoo[trt-rtx]"',
-    ),
-    Format(
-        "Triton model repository",
-        "--triton DIR",
-        "DIR/NAME/config.pbtxt",
-        "Triton Inference Server",
-        "those of the file in it",
-        "batch",
-        "(nothing)",
-    ),
+    Format("ONNX", "--onnx", "NAME.onnx", "CPU, CUDA", ("fp32", "fp16"), "batch, size", "onnx"),
+    Format("ONNX", "--onnx --bf16", "NAME.bf16.onnx", "CUDA", ("bf16",), "batch, size", "onnx-gpu"),
+    Format("ONNX", "--onnx --int8", "NAME.int8.ort.onnx", "CPU", ("int8",), "batch, size", "onnx"),
+    Format("ONNX", "--trt --int8", "NAME.int8.trt.onnx", "TensorRT", ("int8",), "batch, size", "onnx"),
+    Format("TensorRT engine", "--trt", "NAME.trt.engine", "its GPU", ALL, "in a range", "trt"),
+    Format("TensorRT for RTX", "--trt-rtx", "NAME.rtx.engine", "RTX GPUs", ALL, "in a range", "trt-rtx"),
+    Format("Triton repository", "--triton DIR", "DIR/NAME/", "Triton", ALL, "batch, size", "onnx"),
 )
+NOTES = """\
+Install an extra with: pip install "bossnet-zoo[EXTRA]". NAME has .fp16, .bf16 or .int8 behind it in those precisions;
+all four: fp32, fp16, bf16 and int8, in a Triton repository whichever its file has. Batch and sizes of an engine stay
+open within --batch and --sizes. trt: TensorRT 11, whose libraries come from NVIDIA's own package index; its engine is
+for the GPU that built it. RTX GPUs: from Ampere on. The two INT8 files hold the same network for two runtimes, and
+neither takes the other's."""
 ENGINE_SUFFIX = {"tensorrt": ".trt.engine", "tensorrt_rtx": ".rtx.engine"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import importlib.metadata
 import io
 import json
 import sys
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from bossnet_zoo.cli import main
 from bossnet_zoo.errors import UsageError
 from bossnet_zoo.export import benchmark, pipeline
+from bossnet_zoo.export.benchmark_table import COLUMNS, markdown
 from bossnet_zoo.export.cli import _name, app
 from bossnet_zoo.export.formats import FORMATS
 from bossnet_zoo.export.graph import GraphOptions
@@ -125,11 +127,16 @@ def test_exit_code_3_when_the_file_computes_something_else(tmp_path, traced_once
     assert list(tmp_path.iterdir()) == []
 
 
-def test_formats_lists_every_format():
+def test_formats_lists_every_format_and_fits_a_terminal():
     lines = call("export", "--formats").stdout.splitlines()
-    assert len(lines) == 1 + len(FORMATS)
-    assert [line.split("  ")[0] for line in lines[1:]] == [row.name for row in FORMATS]
-    assert json.loads(call("export", "--formats", "--json").stdout)[0]["precisions"] == "fp32, fp16"
+    assert [line.split("  ")[0] for line in lines[1 : 1 + len(FORMATS)]] == [row.option for row in FORMATS]
+    assert max(map(len, lines)) <= 80
+    assert json.loads(call("export", "--formats", "--json").stdout)[0]["precisions"] == ["fp32", "fp16"]
+
+
+def test_the_extras_of_the_formats_exist():
+    extras = importlib.metadata.metadata("bossnet-zoo").get_all("Provides-Extra")
+    assert {row.extra for row in FORMATS} <= set(extras)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +195,10 @@ def test_benchmark_measures_what_runs_and_says_why_the_rest_does_not(traced_once
     arguments = ("--formats", "all", "--batch", "1,2", "--seconds", "0", "--calib", "digits")
     rows = json.loads(call("benchmark", *TINY, *arguments, "--json").stdout)
     measured = {(row["runtime"], row["precision"], row["batch"]) for row in rows if row["median_ms"]}
-    on_cpu = [("pytorch", "fp32"), ("onnx", "fp32"), ("onnx", "fp16"), ("onnx", "int8")]
+    on_cpu = [("torch", "fp32"), ("onnx", "fp32"), ("onnx", "fp16"), ("onnx", "int8")]
     assert measured == {(*key, batch) for key in on_cpu for batch in (1, 2)}
+    others = {(row["runtime"], row["precision"]) for row in rows if not row["median_ms"]}
+    assert others | set(on_cpu) == {(name, kind) for name, kinds in benchmark.RUNTIMES.items() for kind in kinds}
     assert {row["note"] for row in rows if not row["median_ms"]} == {
         "needs a GPU, and this machine has none that works"
     }
@@ -197,6 +206,21 @@ def test_benchmark_measures_what_runs_and_says_why_the_rest_does_not(traced_once
         if row["median_ms"]:
             assert row["p90_ms"] >= row["median_ms"]
             assert row["images_per_second"] == pytest.approx(1e3 * row["batch"] / row["median_ms"])
+            assert row["max_rel"] <= (0 if row["runtime"] == "torch" else 0.5)
+
+
+def test_benchmark_without_an_extra_says_so_in_the_rows(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    rows = json.loads(call("benchmark", *TINY, "--batch", "1", "--seconds", "0", "--json").stdout)
+    assert [row["median_ms"] is None for row in rows] == [False, True, True, True]
+    assert all("bossnet-zoo[onnx]" in row["note"] for row in rows[1:3])
+    assert rows[3]["note"] == "int8 needs calibration images: --calib"
+
+
+def test_peers_are_measured_beside_a_network():
+    arguments = ("--formats", "torch", "--peers", "test_bossnet_m,nats_size", "--batch", "1", "--seconds", "0")
+    rows = json.loads(call("benchmark", *TINY, *arguments, "--json").stdout)
+    assert [row["model"] for row in rows] == ["test_bossnet_t", "test_bossnet_m", "nats_size"]
 
 
 def test_benchmark_of_a_file_prints_csv_and_markdown(tmp_path):
@@ -204,9 +228,25 @@ def test_benchmark_of_a_file_prints_csv_and_markdown(tmp_path):
     arguments = ("benchmark", str(tmp_path / "net.onnx"), "--batch", "3", "--seconds", "0")
     (row,) = csv.DictReader(io.StringIO(call(*arguments, "--csv").stdout))
     assert (row["runtime"], row["precision"], row["batch"], row["note"]) == ("onnx", "fp32", "3", "ONNX Runtime, CPU")
-    table = call(*arguments).stdout.splitlines()
-    assert len(table) == 3
-    assert {line.count("|") for line in table} == {12}
+    lines = call(*arguments).stdout.splitlines()
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == [
+        "runtime",
+        "batch",
+        "median",
+        "p90",
+        "img/s",
+        "MB",
+    ]
+    assert "onnx fp32: ONNX Runtime, CPU" in lines
+
+
+def test_a_batch_that_a_file_does_not_take_is_a_row_that_says_so(tmp_path):
+    export_onnx(Mean(), tmp_path / "two.onnx", input_size=(3, 8, 8), options=GraphOptions(batch=2))
+    rows = json.loads(
+        call("benchmark", str(tmp_path / "two.onnx"), "--batch", "1,2", "--seconds", "0", "--json").stdout
+    )
+    assert [row["median_ms"] is None for row in rows] == [True, False]
+    assert "refuses a batch of shape (1, 3, 8, 8)" in rows[0]["note"]
 
 
 class Mean(torch.nn.Module):
@@ -218,6 +258,23 @@ class Mean(torch.nn.Module):
         return x.mean((2, 3))
 
 
+def test_tables_fit_a_terminal_however_large_the_figures():
+    row = benchmark.Row("a", "torch-cuda", "bf16", 64, 12345.6, 99999.9, 123456.7, 1234.5, 1.234e-10, 1.0, "why " * 40)
+    others = [
+        benchmark.Row("a", name, kind, note="no GPU") for name, kinds in benchmark.RUNTIMES.items() for kind in kinds
+    ]
+    lines = markdown([row, *others]).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert {line.count("|") for line in lines if line.startswith("|")} == {len(COLUMNS) + 1}
+    assert "trt fp32, fp16, bf16, int8" in " ".join(lines)
+
+
+def test_a_table_for_each_model():
+    rows = [benchmark.Row(name, "torch", "fp32", 1, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, "here") for name in "ab"]
+    text = markdown(rows)
+    assert [line for line in text.splitlines() if line.startswith("#")] == ["### a", "### b"]
+
+
 def test_unknown_runtimes_and_batches_are_refused():
     with pytest.raises(UsageError, match="unknown runtime 'onxx'; did you mean onnx"):
         call("benchmark", *TINY, "--formats", "onxx")
@@ -225,10 +282,24 @@ def test_unknown_runtimes_and_batches_are_refused():
         call("benchmark", *TINY, "--batch", "1:8")
 
 
-def test_runtimes_are_measured_in_turn():
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["net.onnx", "--formats", "all"], "leave out --formats, or give the network"),
+        (["net.onnx", "--peers", "resnet50"], "leave out --peers"),
+        (["net.engine", "--untrained"], "leave out --untrained"),
+        ([*TINY, "--device", "cuda"], "--device is for exported files"),
+    ],
+)
+def test_options_that_nothing_would_honour_are_refused(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        call("benchmark", *arguments)
+
+
+def test_runtimes_are_measured_in_bursts_whose_first_call_does_not_count():
     calls = []
     times = benchmark.measure_in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 0.0)
-    assert "".join(calls) == "aabb" + "ab" * 5
+    assert "".join(calls) == "aabb" + "a" * 6 + "b" * 6
     assert {name: len(values) for name, values in times.items()} == {"a": 5, "b": 5}
 
 
