@@ -28,6 +28,7 @@ RESULTS = HERE / "results.json"
 SCRIPTS: dict[str, tuple[str, ...]] = {
     "bench_step": (),
     "bench_rating": ("--naive-paths", "8"),
+    "bench_memory": ("--base-width", "16"),
     "bench_solver": (),
     "bench_forward": (),
     "bench_inference": ("--seconds", "10"),

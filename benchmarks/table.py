@@ -134,6 +134,19 @@ def _data(result: dict[str, Any]) -> Iterator[Row]:
         yield Row(what, figures, baseline, on=settings["device"].partition(",")[0])
 
 
+def _memory(result: dict[str, Any]) -> Iterator[Row]:
+    share, bar, measured = result["share"], result["share_bar"], result["measured"]
+    whole = f"{result['parameters_all_blocks'] / 1e6:,.0f} M with all blocks"
+    what = "parameters in memory in a HyTra search at full width"
+    yield Row(what, f"{100 * share:.0f} %", whole, f"≤ {100 * bar:.0f} %", share <= bar)
+    what = f"peak memory of training its last block at width {measured['base_width']}"
+    baseline = f"{measured['all_blocks_mib']:,.0f} MiB with all blocks"
+    yield Row(what, f"{measured['stage_mib']:,.0f} MiB", baseline, on="1 core")
+    grown, allowed = measured["grown_mib"], measured["growth_bar_mib"]
+    what = f"growth of that peak over {measured['steps']} steps"
+    yield Row(what, f"{grown:.1f} MiB", "", f"≤ {allowed:.0f} MiB", grown <= allowed, "1 core")
+
+
 def _scaling(result: dict[str, Any]) -> Iterator[Row]:
     curves = {(curve["task"], curve["space"], curve["form"]): curve for curve in result["curves"]}
     for (task, space, form), curve in curves.items():
@@ -151,6 +164,7 @@ def _cores(threads: int) -> str:
 ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "bench_step": _compared("supernet step", "naive step"),
     "bench_rating": _compared("rating of all paths", "naive loop"),
+    "bench_memory": _memory,
     "bench_solver": _solver,
     "bench_forward": _forward,
     "bench_inference": _inference,
