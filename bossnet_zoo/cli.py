@@ -14,9 +14,16 @@ import typer
 from . import __version__, console
 from .errors import BossNetError, UsageError
 
+EXIT_CODES = (
+    "0 done; 1 failed while at work; 2 the request is wrong; 3 an exported file does not compute what PyTorch does; "
+    "130 interrupted"
+)
+INTERRUPTED = 130  # what typer makes of Ctrl-C, as shells do
+
 app = typer.Typer(
     name="bossnet",
     help="Search, train and ship hybrid CNN-transformer image networks.",
+    epilog=f"Exit codes: {EXIT_CODES}.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -385,6 +392,10 @@ def main() -> None:
         console.notes.quiet = False
         console.notes.print(f"error: {error}", markup=False, style="bold red")
         sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            console.note("interrupted; no file is half-written, and a search or training goes on with --resume")
+        raise
     except BrokenPipeError:  # the reader of a pipe has seen enough, as in `bossnet list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

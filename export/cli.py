@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+WEIGHTS_FILES = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
 MODEL = "A run's folder, one of its .safetensors, a timm name, or an architecture."
 Weights = Annotated[str | None, typer.Option(help="ema, model or a file; of a run also best, which is the default.")]
 Options = Annotated[
@@ -73,8 +74,8 @@ def export(
 
     Example: bossnet export bossnet_t0 --trt --fp16 --out deploy
 
-    Ends with exit code 3 where the file does not compute what PyTorch does, or not in the precision asked for; with 2
-    where the request cannot be met, with 1 where something fails. None of them leaves a file under its final name.
+    Ends with exit code 3 where the file does not compute what PyTorch does, or not in the precision asked for. Whatever
+    goes wrong, no file is left under its final name.
     """
     if formats:
         _print_formats(as_json)
@@ -234,10 +235,24 @@ def _open(model: str, weights: str | None, option: list[str] | None, untrained: 
         raise UsageError(
             f"{model} is exported already; give the network it came from: a name, an architecture or a run"
         )
+    _check_path(model)
     options = parse_options(option)
     if untrained:
         return build_model(model, **options).eval()
     return open_model(model, weights, **options)
+
+
+def _check_path(model: str) -> None:
+    """Raise `UsageError` for a path that leads nowhere, or to weights that do not say which network they are of."""
+    from bossnet_zoo.runs import is_run
+
+    path = Path(model)
+    if path.suffix in WEIGHTS_FILES and not is_run(path):
+        if not path.exists():
+            raise UsageError(f"{model} does not exist; give a run's folder, or a network's name with --weights FILE")
+        raise UsageError(f"{model} does not say which network it is of; type its name, and --weights {model}")
+    if "/" in model and ":" not in model and not path.exists():
+        raise UsageError(f"{model} does not exist; give a run's folder or a network's name; names: bossnet list")
 
 
 def _name(model: str) -> str:

@@ -165,6 +165,36 @@ def test_an_exported_file_is_not_exported_again(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("x.pth", r"x.pth does not exist; give a run's folder, or a network's name with --weights FILE"),
+        ("runs/x/best.safetensors", "best.safetensors does not exist"),
+        ("runs/x", "runs/x does not exist; give a run's folder or a network's name"),
+        ("here.pth", "here.pth does not say which network it is of; type its name, and --weights here.pth"),
+        ("bosnet_t0", r"unknown model 'bosnet_t0'; did you mean bossnet_t0"),
+    ],
+)
+@pytest.mark.parametrize("command", ["export", "benchmark"])
+def test_a_model_that_is_not_there_is_told_for_what_it_is(tmp_path, monkeypatch, command, model, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.pth").write_bytes(b"weights")
+    with pytest.raises(UsageError, match=message):
+        call(command, model)
+
+
+def test_an_interrupted_command_says_so_and_ends_with_130(tmp_path, monkeypatch, capfd):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "export_network", interrupted)
+    monkeypatch.setattr(sys, "argv", ["bossnet", "export", *TINY, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert capfd.readouterr().err.startswith("interrupted; no file is half-written")
+
+
+@pytest.mark.parametrize(
     ("missing", "arguments", "extra"),
     [
         ("onnx", [], "onnx"),
