@@ -23,7 +23,7 @@ from typing import Any
 import machine
 import torch
 from bench_data import write_photographs
-from cases import Case, Study, make_cases
+from cases import Case, make_cases
 from timm.optim import Lars
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -118,7 +118,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     gpu = str(machine.describe()["gpu"] or "") if runtime.device.type == "cuda" else ""
     peak = arguments.peak_tflops or next((peak for name, peak in PEAK_TFLOPS.items() if name in gpu), None)
     space = HyTraSpace(base_width=arguments.base_width)
-    study = Study(space, space.parse(ARCH), arguments.resolution, step_bar=0.0, rating_bar=0.0)
     blocks = []
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(FilePath(folder), arguments.batch)
@@ -133,7 +132,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             device=runtime.device,
         )
         for compiled in (False, True)[: 1 + arguments.compile]:
-            for case in itertools.islice(make_cases(study), arguments.blocks):
+            for case in itertools.islice(make_cases(space, space.parse(ARCH), arguments.resolution), arguments.blocks):
                 blocks.append(measure_block(case, loader, arguments.batch, arguments.steps, compiled, peak))
     settings = {name: value for name, value in vars(arguments).items() if name != "json"}
     return {

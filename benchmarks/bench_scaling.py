@@ -19,7 +19,7 @@ import bench_rating
 import machine
 import numpy as np
 from bench_solver import draw_ratings, lower_quartile, seconds
-from cases import Case, Study, make_cases
+from cases import Case, make_cases
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -65,14 +65,14 @@ def hytra_cases(most: int) -> Iterator[Case]:
     """Second blocks of 1 to `most` layers, entered at stride 8: 3, 11, 35, 99, 259, 643 paths."""
     for layers in range(1, most + 1):
         space = HyTraSpace(block_layers=(1, layers), base_width=16, se=False, act_layer="relu")
-        yield next(make_cases(Study(space, space.parse("8" + "c" * (1 + layers)), 64, 0.0, 0.0)))
+        yield next(make_cases(space, space.parse("8" + "c" * (1 + layers)), 64))
 
 
 def mbconv_cases(most: int) -> Iterator[Case]:
     """Second blocks of 1 to `most` layers: 4, 16, 64, 256 paths."""
     for layers in range(1, most + 1):
         space = MBConvSpace(block_layers=(1, layers, 1, 1, 1), se=False, width=0.5)
-        yield next(make_cases(Study(space, space.parse(f"0-{'0' * layers}-0-0-0"), 64, 0.0, 0.0)))
+        yield next(make_cases(space, space.parse(f"0-{'0' * layers}-0-0-0"), 64))
 
 
 def rating_curves(name: str, cases: Iterator[Case], repeats: int) -> list[Curve]:

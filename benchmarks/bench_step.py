@@ -51,7 +51,8 @@ def main() -> None:
     found: dict[str, list[Comparison]] = {}
     for name in arguments.spaces:
         found[name] = []
-        for case in make_cases(studies()[name]):
+        study = studies()[name]
+        for case in make_cases(study.space, study.arch, study.resolution):
             forms = make_forms(case, arguments.batch, arguments.paths)
             found[name].append(compare(case.name, forms, lambda a, b: abs(a - b), arguments.repeats))
     report("supernet step", arguments, found, {name: studies()[name].step_bar for name in found})

@@ -6,7 +6,6 @@ import argparse
 import itertools
 import json
 import math
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.search.bootstrapping import SiameseSupernet
 from bossnet_zoo.search.prefix import FrozenPrefix, stage_of
 from bossnet_zoo.search.supernets import SupernetBlock, make_block
-from bossnet_zoo.spaces import Arch, HyTraSpace, MBConvSpace, NatsSpace, Path, Space
+from bossnet_zoo.spaces import Arch, Entry, HyTraSpace, MBConvSpace, NatsSpace, Path, Space
 
 RUNTIME = Runtime(torch.device("cpu"))
 torch.set_num_threads(1)
@@ -35,12 +34,14 @@ class Study:
     Attributes:
         space: the search space; narrower than the paper's where that saves time, which changes both forms alike.
         arch: the architecture whose beginning is the frozen prefix.
+        rating_arch: the same while paths are rated.
         resolution: pixels of an image.
         step_bar, rating_bar: least geometric mean of the ratios.
     """
 
     space: Space
     arch: Arch
+    rating_arch: Arch
     resolution: int
     step_bar: float
     rating_bar: float
@@ -62,13 +63,12 @@ class Case:
     resolution: int
 
     def sample(self, number: int) -> tuple[Path, ...]:
-        """So many paths that stand for all: one drawn from each of `number` equal parts, from cheap to dear."""
+        """So many paths that stand for all: the middle one of each of `number` equal parts, from cheap to dear."""
         if number >= len(self.paths):
             return self.paths
         order = sorted(range(len(self.paths)), key=lambda index: self.madds[index])
         bounds = [part * len(order) // number for part in range(number + 1)]
-        generator = random.Random(0)
-        return tuple(self.paths[generator.choice(order[a:b])] for a, b in itertools.pairwise(bounds))
+        return tuple(self.paths[order[(a + b) // 2]] for a, b in itertools.pairwise(bounds))
 
 
 @dataclass(frozen=True)
@@ -99,20 +99,23 @@ class Comparison:
 
 
 def studies() -> dict[str, Study]:
+    """By name. The architectures are BossNet-T0, BossNet-M1, and for NATS-Bench the widest and a middling one."""
     hytra = HyTraSpace(base_width=32, se=False, act_layer="relu")
     mbconv, nats = MBConvSpace(se=False), NatsSpace()
+    t0, m1 = hytra.parse("4c-8c-16cccac-32aaacaaaaa"), mbconv.parse("11-0110-0111-1100-0110")
+    widest, middling = nats.parse("64:64:64:64:64"), nats.parse("32:32:32:32:32")
     return {
-        "hytra": Study(hytra, hytra.parse("4c-8c-16cccac-32aaacaaaaa"), 128, step_bar=2.2, rating_bar=8.0),
-        "mbconv": Study(mbconv, mbconv.parse("11-0110-0111-1100-0110"), 128, step_bar=2.4, rating_bar=8.0),
-        "nats": Study(nats, nats.parse("64:64:64:64:64"), 32, step_bar=3.0, rating_bar=4.5),
+        "hytra": Study(hytra, t0, t0, 128, step_bar=2.2, rating_bar=8.0),
+        "mbconv": Study(mbconv, m1, m1, 128, step_bar=2.4, rating_bar=8.0),
+        "nats": Study(nats, widest, middling, 32, step_bar=3.0, rating_bar=4.5),
     }
 
 
-def make_cases(study: Study) -> Iterator[Case]:
-    """Every block of the study but the first, one at a time."""
-    space, entry = study.space, None  # type: tuple[Space, Entry]
+def make_cases(space: Space, arch: Arch, resolution: int) -> Iterator[Case]:
+    """Every block but the first, one at a time, behind the blocks before it as `arch` has them."""
+    entry: Entry = None
     before: list[SupernetBlock] = []
-    chosen = space.split(study.arch)
+    chosen = space.split(arch)
     for block, path in enumerate(chosen):
         stage = stage_of(space, block, entry)
         torch.manual_seed(block)
@@ -121,8 +124,8 @@ def make_cases(study: Study) -> Iterator[Case]:
             siamese.to(memory_format=torch.channels_last).train()  # as a search has it
             paths = space.paths(block, stage.entry)
             name = f"{space.name} block {block + 1}, entry {space.entry_text(stage.entry)}, {len(paths)} paths"
-            madds = tuple(space.path_cost(block, entry, path, study.resolution).madds for path in paths)
-            yield Case(name, siamese, FrozenPrefix(before, chosen[:block], RUNTIME), paths, madds, study.resolution)
+            madds = tuple(space.path_cost(block, entry, path, resolution).madds for path in paths)
+            yield Case(name, siamese, FrozenPrefix(before, chosen[:block], RUNTIME), paths, madds, resolution)
         before.append(make_block(space, block, stage.entry))
         before[-1].restrict_to(path)
         entry = space.exit(block, entry, path)

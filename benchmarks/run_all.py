@@ -27,7 +27,7 @@ RESULTS = HERE / "results.json"
 # What is given to each script besides --json, so that all of them take less than 15 minutes on two cores.
 SCRIPTS: dict[str, tuple[str, ...]] = {
     "bench_step": (),
-    "bench_rating": ("--naive-paths", "8"),
+    "bench_rating": ("--repeats", "2"),
     "bench_memory": ("--base-width", "16"),
     "bench_solver": (),
     "bench_forward": (),

@@ -8,7 +8,7 @@ import bench_rating
 import bench_step
 import pytest
 import torch
-from cases import RUNTIME, Case, Study, draw_batch, make_cases, studies
+from cases import RUNTIME, Case, draw_batch, make_cases, studies
 from naive import naive_bootstrap
 from searching import enliven
 from tiny_search import SPACE_OPTIONS
@@ -22,7 +22,7 @@ def case(request) -> Case:
     """The second block of a small space, with no branch at zero."""
     space = get_space(request.param, **SPACE_OPTIONS[request.param])
     arch = space.sample(random.Random(2))
-    made = next(iter(make_cases(Study(space, arch, space.default_resolution, step_bar=0, rating_bar=0))))
+    made = next(make_cases(space, arch, space.default_resolution))
     for number, module in enumerate((made.prefix, made.siamese.online, made.siamese.target, made.siamese.predictor)):
         enliven(module, seed=number)
     return made
@@ -75,12 +75,12 @@ def test_a_sample_of_the_paths_stands_for_all_and_has_equal_ratings(case):
     assert forms.scale == len(case.paths) / 2
 
 
-def test_a_sample_is_drawn_from_cheap_to_dear(case):
+def test_a_sample_is_spread_evenly_from_cheap_to_dear(case):
     costs = dict(zip(case.paths, case.madds, strict=True))
-    half = sorted(case.madds)[len(case.paths) // 2]
-    low, high = (costs[path] for path in case.sample(2))
-    assert low <= half <= high
-    assert min(case.madds) < max(case.madds)
+    ordered, number = sorted(case.madds), len(case.paths)
+    half = number // 2
+    assert [costs[path] for path in case.sample(2)] == [ordered[half // 2], ordered[(half + number) // 2]]
+    assert ordered[0] < ordered[-1]
 
 
 def test_every_block_with_a_prefix_is_measured_against_its_bar():
