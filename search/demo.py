@@ -31,7 +31,7 @@ def run_demo(out: Path, runtime: Runtime, *, seed: int = 0, overwrite: bool = Fa
         UsageError: `out` already holds something, or ONNX Runtime is not installed.
         BossNetError: a step failed.
     """
-    from bossnet_zoo.export.onnx import export_onnx  # an optional extra, missed before anything is trained
+    import bossnet_zoo.export.onnx  # noqa: F401  # an optional extra, missed before anything is trained
 
     space = DEMO.make_space()
     budget = space.cost(space.parse(REFERENCE)).madds
@@ -60,11 +60,7 @@ def run_demo(out: Path, runtime: Runtime, *, seed: int = 0, overwrite: bool = Fa
     retrained = [_retrain(name, arch, space, out, runtime, seed) for name, arch in networks]
 
     console.note("5. exporting to ONNX, and comparing with PyTorch")
-    model, config = load_run(out / "retrain" / "found", "model")
-    size = (3, settings.resolution, settings.resolution)
-    report = export_onnx(model, out / "export" / "found.onnx", input_size=size, class_names=config["class_names"])
-    for parity in report.parity:
-        console.results.print(f"   batch {parity.batch}: largest difference {parity.max_abs:.1e}")
+    export = _export(out, settings.resolution)
 
     demo = {
         "data": {
@@ -72,17 +68,13 @@ def run_demo(out: Path, runtime: Runtime, *, seed: int = 0, overwrite: bool = Fa
             "train": len(parts["search-train"]),
             "search_val": len(parts["search-val"]),
             "test": len(parts["test"]),
-            "classes": len(config["class_names"]),
+            "classes": len(parts["test"].class_names or ()),
         },
         "budget_madds": budget,
         "architecture": str(found.arch),
         "reference": REFERENCE,
         "retrained": retrained,
-        "export": {
-            "file": str(report.file),
-            "bytes": report.bytes,
-            "parity": [parity._asdict() for parity in report.parity],
-        },
+        "export": export,
         "commands": _commands(out, found.arch),
         "seconds": {"search": search_seconds, "retrain": sum(row["seconds"] for row in retrained)},
     }
@@ -105,6 +97,21 @@ def _retrain(name: str, arch: Arch, space: Space, out: Path, runtime: Runtime, s
         "params": cost.params,
         "madds": cost.madds,
         "seconds": result.seconds,
+    }
+
+
+def _export(out: Path, resolution: int) -> dict[str, Any]:
+    from bossnet_zoo.export.onnx import export_onnx
+
+    model, config = load_run(out / "retrain" / "found", "model")
+    size = (3, resolution, resolution)
+    report = export_onnx(model, out / "export" / "found.onnx", input_size=size, class_names=config["class_names"])
+    for parity in report.parity:
+        console.results.print(f"   batch {parity.batch}: largest difference {parity.max_abs:.1e}")
+    return {
+        "file": str(report.file),
+        "bytes": report.bytes,
+        "parity": [parity._asdict() for parity in report.parity],
     }
 
 

@@ -140,9 +140,19 @@ def rating_panels(record: RunRecord) -> list[tuple[Panel, list[RatedPath]]]:
             chosen=chosen.get(block),
             lower_is_better=record.lower_is_better,
         )
-        caption = f"{sum(map(len, entries.values()))} paths rated"
+        caption = f"{sum(map(len, entries.values()))} paths rated{_learned(record, block)}"
         panels.append((Panel(title, figure, caption), _best_paths(entries, chosen.get(block), record.lower_is_better)))
     return panels
+
+
+def _learned(record: RunRecord, block: int) -> str:
+    """The mean rating beside that towards other images (`BlockRatings.elsewhere`), where one stage was trained."""
+    told = _by_entry([rating for rating in record.of_kind("rating") if rating["block"] == block])
+    last = [ratings[-1] for ratings in told.values()]
+    if len(last) != 1 or "elsewhere" not in last[0]:
+        return ""
+    own, elsewhere = _mean(list(last[0]["ratings"].values())), last[0]["elsewhere"]
+    return f"; mean {own:.3f}, towards other images {elsewhere:.3f}"
 
 
 def _chosen_paths(record: RunRecord) -> dict[int, tuple[str, str]]:

@@ -91,7 +91,7 @@ def write_metrics(file: Path, block: int, entry: str, ratings: dict, steps: int,
         )
         noise = 0.1 * (3 - epoch)  # none in the end
         noisy = {path: rating + generator.gauss(0, noise) for path, rating in ratings.items()}
-        append_jsonl(file, {"kind": "rating", **here, "epoch": epoch + 1, "ratings": noisy})
+        append_jsonl(file, {"kind": "rating", **here, "epoch": epoch + 1, "ratings": noisy, "elsewhere": 1.25})
 
 
 def add_ranking(run: Path, *, architectures: int = 40) -> None:

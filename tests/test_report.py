@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from example_run import REFERENCE, add_ranking, make_demo, make_search
 
-from bossnet_zoo.checkpoint import load_json, save_json
+from bossnet_zoo.checkpoint import load_json, read_jsonl, save_json
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.search.plots import draw_architecture
 from bossnet_zoo.search.report import (
@@ -136,6 +137,19 @@ def test_coverage_is_stated(tmp_path):
 def test_chosen_path_is_marked_in_every_block(demo_html):
     assert demo_html.count('<span class="tag">chosen</span>') == 5  # four blocks, and the list of architectures
     assert demo_html.count('class="ring"') == 4 + 2  # four blocks, and the front for page and phone
+
+
+def test_the_distance_to_other_images_stands_beside_the_ratings(tmp_path, demo_html):
+    assert demo_html.count("towards other images 1.250") == 4
+    assert "has not learned to tell images apart" in demo_html
+    plain = make_search(tmp_path / "older")
+    kept = read_jsonl(plain / "metrics.jsonl")
+    for record in kept:
+        record.pop("elsewhere", None)
+    (plain / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept))
+    html = write_report(plain).read_text(encoding="utf-8")
+    assert "paths rated" in html
+    assert "other images" not in html
 
 
 def test_ranking_is_shown_with_its_baselines_and_over_epochs(tmp_path):
