@@ -83,6 +83,17 @@ def test_full_coverage_rates_the_whole_space(search_images, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("needed", "noted"), [(0.0, 0), (100.0, 2)])
+def test_a_supernet_that_tells_no_images_apart_is_named(search_images, tmp_path, monkeypatch, capsys, needed, noted):
+    monkeypatch.setattr("bossnet_zoo.search.run.LEARNED", needed)
+    settings = tiny_settings(search_images, epochs=1, rating_every=0, rating_images=2)
+    start_run(tmp_path / "run", settings, CPU)
+    search(settings, tmp_path / "run", CPU)
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("towards other images") == 2
+    assert told.count("these ratings say little") == told.count("a lower --target-momentum") == noted
+
+
 def test_no_label_is_ever_read(search_settings, search_images, whole_search, tmp_path):
     """The same images in one folder for each class: search them, and nothing changes but the name of the source."""
     (tmp_path / "classes").mkdir()
