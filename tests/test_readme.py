@@ -1,7 +1,8 @@
 """README holds: every command in it exists, every link leads somewhere, and, with `-m slow`, every block of it runs.
 
 Blocks marked `bash` and `python`, and the lines behind `$` in those marked `console`, run one after the other in one
-empty folder, as a reader would type them. What no test machine has is stood in for, and `STAND_INS` says by what.
+empty folder, as a reader would type them; Python that begins with `# NAME.py` is written to that file. What no test
+machine has is stood in for, and `STAND_INS` says by what.
 """
 
 from __future__ import annotations
@@ -102,6 +103,9 @@ def test_every_block_runs(tmp_path):
             script = script.replace(words, stand_in)
         script = "\n".join(line for line in script.splitlines() if not line.startswith(ELSEWHERE))
         if not script.strip():
+            continue
+        if file := re.match(r"# (\w+\.py)\b", script):
+            (tmp_path / file[1]).write_text(script)
             continue
         command = ["python", "-c", script] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", script]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
