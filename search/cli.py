@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +32,7 @@ MaxParams = Annotated[str | None, typer.Option(help="Most parameters: 25M or a n
 
 @app.command()
 def search(
+    ctx: typer.Context,
     space: Annotated[str | None, typer.Option(help="Search space: hytra, mbconv or nats.")] = None,
     data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, hf:NAME, a folder or shards.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the new run.")] = None,
@@ -94,45 +97,7 @@ def search(
     from . import run
     from .settings import check_options, get_preset
 
-    asked: dict[str, Any] = {
-        name: value
-        for name, value in {
-            "method": method,
-            "space": space,
-            "space_options": parse_options(space_option) or None,
-            "data": data,
-            "seed": seed,
-            "epochs": epochs,
-            "resolution": resolution,
-            "num_paths": num_paths,
-            "global_batch": global_batch,
-            "micro_batch": micro_batch,
-            "base_lr": base_lr,
-            "weight_decay": weight_decay,
-            "warmup_epochs": warmup_epochs,
-            "target_momentum": target_momentum,
-            "momentum_schedule": momentum_schedule,
-            "hidden": hidden,
-            "projection": projection,
-            "ensemble": ensemble,
-            "path_sampling": path_sampling,
-            "own_views": own_views,
-            "coverage": coverage,
-            "calibration_images": calibration_images,
-            "rating_images": rating_images,
-            "rating_part": rating_part,
-            "rating_every": rating_every,
-            "teacher": teacher,
-            "teacher_pretrained": teacher_pretrained,
-            "rated_per_path": rated_per_path,
-            "views": views,
-            "augment": augment,
-            "workers": workers,
-            "max_madds": parse_amount(max_madds, "--max-madds"),
-            "max_params": parse_amount(max_params, "--max-params"),
-        }.items()
-        if value is not None
-    }
+    asked = _asked(ctx.params)
     if resume is not None:
         if out is not None or overwrite or dry_run:
             raise UsageError("--resume goes on with a run as it is; leave out --out, --overwrite and --dry-run")
@@ -153,6 +118,17 @@ def search(
         result = run.search(settings, folder, runtime)
         if runtime.is_main:
             _print_result(result)
+
+
+def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a search that were given as options of the command, by their names in `SearchSettings`."""
+    from .settings import SearchSettings
+
+    values = {field.name: options.get(field.name) for field in fields(SearchSettings)}
+    values["space_options"] = parse_options(options["space_option"]) or None
+    for bound in ("max_madds", "max_params"):
+        values[bound] = parse_amount(options[bound], "--" + bound.replace("_", "-"))
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _print_result(result: Any) -> None:
