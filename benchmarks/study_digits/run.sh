@@ -10,7 +10,7 @@ bossnet=${BOSSNET:-bossnet}
 space=(--space hytra --space-option 'block_layers=[4,4]' --space-option base_width=8 --space-option se=false
   --space-option act_layer=relu --space-option default_resolution=32)
 # The demo's settings as they were when the first two protocols were written; the third takes them as they are.
-then=(--global-batch 64 --micro-batch 64)
+earlier=(--global-batch 64 --micro-batch 64)
 search=(--preset demo "${space[@]}" --data digits:hard --coverage full --seed 0)
 
 run() { # COMMAND FOLDER OPTIONS...: begin, or go on with, what FOLDER holds
@@ -28,11 +28,11 @@ run truth "$out/truth" "${space[@]}" --data digits:hard --train-part search-val 
   --recipe bossnet-t --smoke --epochs 30 --global-batch 32 --image-size 32 --weights ema --workers 0
 
 # 2. BossNAS: 674 images without labels to train on, those 224 without labels to rate on.
-run search "$out/bossnas" "${search[@]}" "${then[@]}" --base-lr 4.8 --target-momentum 0.99 \
+run search "$out/bossnas" "${search[@]}" "${earlier[@]}" --base-lr 4.8 --target-momentum 0.99 \
   --resolution 32 --epochs 20 --rating-every 5
 
 # 2b. The same at a rate at which the supernet learns: LARS 4.8 itself, not a 64th of it (README, second protocol).
-run search "$out/bossnas_rate" "${search[@]}" "${then[@]}" --base-lr 307.2 --target-momentum 0.99 \
+run search "$out/bossnas_rate" "${search[@]}" "${earlier[@]}" --base-lr 307.2 --target-momentum 0.99 \
   --resolution 32 --epochs 20 --rating-every 5
 
 # 2c. The same with the demo's settings of today: 4.8 at 32 images, a target that remembers 10 steps (third protocol).
@@ -47,11 +47,11 @@ if [ ! -e "$out/teacher/summary.json" ]; then
       --epochs 10 --image-size 32 --workers 0 --device cpu --out "$out/teacher"
   fi
 fi
-run search "$out/dna" "${search[@]}" "${then[@]}" --method dna --teacher "$out/teacher" --resolution 32 --epochs 20
+run search "$out/dna" "${search[@]}" "${earlier[@]}" --method dna --teacher "$out/teacher" --resolution 32 --epochs 20
 
 # 4. UnNAS: at 64 pixels, for its three extra convolutions leave an eighth of the side.
 search_unnas=(--preset demo "${space[@]}" --data digits:hard --seed 0)
-run search "$out/unnas" "${search_unnas[@]}" "${then[@]}" --method unnas --resolution 64 --epochs 60
+run search "$out/unnas" "${search_unnas[@]}" "${earlier[@]}" --method unnas --resolution 64 --epochs 60
 
 # 5. How well each agrees with the truth.
 cp "$out/truth/truth.json" "$here/truth.json"
