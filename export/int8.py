@@ -22,14 +22,32 @@ POOLINGS = ("ReduceMean", "GlobalAveragePool")
 POINTWISE = ("Conv", "Relu", "Sigmoid", "Mul")  # what squeeze-excite is made of, after pooling
 
 
-def gates(proto: ModelProto) -> tuple[str, ...]:
-    """Names of the convolutions that see one pixel: squeeze-excite. They stay float32.
+def kept_in_float(proto: ModelProto) -> dict[str, tuple[str, ...]]:
+    """Names of the convolutions and linear layers that stay float32, by why they do.
 
-    They hold a few thousandths of the arithmetic, so INT8 gains nothing there, and an error in a gate scales a channel.
+    Squeeze-excite gates see one pixel: a few thousandths of the arithmetic, and an error in one scales a channel.
+    Depth-wise convolutions are bound by memory, so that INT8 gained nothing there (bossnet_t0, ONNX Runtime); without
+    them and the classifier, the error of the logits was a fifth to a quarter smaller on tiny BossNet-Ms, whose every
+    layer has one, and a twentieth on a tiny BossNet-T.
     """
+    pooled = _after_pooling(proto)
+    convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
+    linear = [node.name for node in proto.graph.node if node.op_type == "Gemm"]
+    per_group = {tensor.name: tensor.dims[1] for tensor in proto.graph.initializer if len(tensor.dims) == 4}
+    grouped = [node for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
+    depthwise = [node.name for node in grouped if per_group.get(node.input[1]) == 1]
+    return {
+        "squeeze-excite": tuple(node.name for node in convolutions if node.name in pooled),
+        "depth-wise": tuple(name for name in depthwise if name not in pooled),
+        "classifier": tuple(linear[-1:]),
+    }
+
+
+def _after_pooling(proto: ModelProto) -> set[str]:
+    """Names of the nodes between a global pooling and the product that spreads its answer over the pixels again."""
     constants = {tensor.name for tensor in proto.graph.initializer}
     one_pixel: set[str] = set()
-    names = []
+    names = set()
     for node in proto.graph.node:
         pooled = node.op_type in POOLINGS
         follows = node.op_type in POINTWISE and one_pixel.issuperset(
@@ -37,8 +55,8 @@ def gates(proto: ModelProto) -> tuple[str, ...]:
         )
         if pooled or follows:
             one_pixel.update(node.output)
-            names += [node.name] if node.op_type == "Conv" else []
-    return tuple(names)
+            names.add(node.name)
+    return names
 
 
 class _Batches:
@@ -55,9 +73,9 @@ class _Batches:
 def quantize(proto: ModelProto, batches: Sequence[np.ndarray], runtime: str) -> ModelProto:
     """A float32 graph with INT8 convolutions and linear layers, as quantise/dequantise pairs (QDQ).
 
-    Weights per channel; activations by their smallest and largest value on the calibration images. Attention's matrix
-    products, softmax, normalisation, additions and squeeze-excite gates stay float32: quantised, they lose accuracy
-    and, on CPUs, time.
+    Weights per channel; activations by their smallest and largest value on the calibration images (percentiles and
+    entropy were no better). Attention's matrix products, softmax, normalisation and additions stay float32, and what
+    `kept_in_float` names: quantised, they lose accuracy and, on CPUs, time.
 
     Args:
         proto: the float32 graph; left as it is.
@@ -80,7 +98,7 @@ def quantize(proto: ModelProto, batches: Sequence[np.ndarray], runtime: str) -> 
                 _Batches(proto.graph.input[0].name, batches),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=["Conv", "Gemm"],
-                nodes_to_exclude=list(gates(proto)),
+                nodes_to_exclude=[name for names in kept_in_float(proto).values() for name in names],
                 per_channel=True,
                 reduce_range=runtime == "onnxruntime",
                 weight_type=kind.QInt8,

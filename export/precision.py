@@ -12,7 +12,7 @@ from bossnet_zoo.errors import UsageError
 
 from .extras import need
 from .half import ISLAND_OPS, overflowing, to_half
-from .int8 import gates, quantize
+from .int8 import kept_in_float, quantize
 from .report import ExportError
 
 if TYPE_CHECKING:
@@ -63,9 +63,11 @@ def convert(
     if precision == "fp32":
         return Converted(copy.deepcopy(proto), (), ())
     if precision == "int8":
-        exempt = gates(proto)
-        note = "quantised: Conv and Gemm; float32: everything else, and the squeeze-excite gates " + _listed(exempt)
-        return Converted(quantize(proto, calibration, runtime), exempt, (note,))
+        kept = kept_in_float(proto)
+        notes = ["quantised: Conv and Gemm; float32: everything else, and these of them"]
+        notes += [f"{why}: {_listed(names)}" for why, names in kept.items()]
+        exempt = tuple(name for names in kept.values() for name in names)
+        return Converted(quantize(proto, calibration, runtime), exempt, tuple(notes))
     exempt = overflowing(proto, seen) if precision == "fp16" else ()
     islands = f"float32 islands: {_listed(sorted(ISLAND_OPS))}"
     beyond = f"float32 because their values leave float16's range: {_listed(exempt)}"

@@ -89,8 +89,10 @@ def check_network(trt: ModuleType, network: Any, types: dict[str, str]) -> None:
         if layer.type == trt.LayerType.DEQUANTIZE:
             dequantized.add(layer.get_output(0).name)
         if layer.type in kinds:
-            tensor = layer.get_input(0)
-            found[layer.name] = "int8" if tensor.name in dequantized else names.get(tensor.dtype, str(tensor.dtype))
+            tensors = [tensor for index in range(layer.num_inputs) if (tensor := layer.get_input(index)) is not None]
+            # A float32 kernel is none of the inputs; a layer of one may well read what was quantised for its neighbour.
+            int8 = len(tensors) > 1 and all(tensor.name in dequantized for tensor in tensors[:2])
+            found[layer.name] = "int8" if int8 else names.get(tensors[0].dtype, str(tensors[0].dtype))
     for name, wanted in types.items():
         if name in found and found[name] != wanted:
             raise ExportError(

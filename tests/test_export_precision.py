@@ -12,7 +12,7 @@ from exporting import calibration, lively, traced, unseen
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.export.graph import GraphOptions, Traced, trace
 from bossnet_zoo.export.half import ISLAND_OPS, emulated, overflowing, to_half
-from bossnet_zoo.export.int8 import gates, quantize
+from bossnet_zoo.export.int8 import kept_in_float, quantize
 from bossnet_zoo.export.metadata import Metadata
 from bossnet_zoo.export.onnx import open_runtime, write_onnx
 from bossnet_zoo.export.precision import arithmetic_types, check_graph
@@ -98,14 +98,16 @@ def test_the_twin_rounds_every_value():
     assert 1e-5 < np.abs(answers[0] - answers[1]).max() / np.abs(answers[0]).max() < 1e-2
 
 
-def test_int8_leaves_gates_and_attention_alone():
+def test_int8_leaves_gates_depthwise_convolutions_classifier_and_attention_alone():
+    kept = kept_in_float(traced().proto)
+    # Four ResConv layers with two convolutions each in their gates; a depth-wise one in each of the six layers.
+    assert {why: len(names) for why, names in kept.items()} == {"squeeze-excite": 8, "depth-wise": 6, "classifier": 1}
     proto = quantize(traced().proto, calibration(32), "onnxruntime")
-    types = arithmetic_types(proto)
+    types, exempt = arithmetic_types(proto), {name for names in kept.values() for name in names}
     kinds = {node.name: node.op_type for node in proto.graph.node}
-    assert len(gates(traced().proto)) == 8  # four ResConv layers, two convolutions each
-    assert {types[name] for name in gates(traced().proto)} == {"fp32"}
+    assert {types[name] for name in exempt} == {"fp32"}
     assert {types[name] for name in types if kinds[name] == "MatMul"} == {"fp32"}
-    assert {types[name] for name in types if kinds[name] == "Conv" and name not in gates(proto)} == {"int8"}
+    assert {types[name] for name in types if kinds[name] == "Conv" and name not in exempt} == {"int8"}
 
 
 def test_int8_without_images_is_refused(tmp_path):
@@ -124,7 +126,7 @@ def test_a_graph_in_another_precision_than_asked_is_an_error():
     with pytest.raises(ExportError, match="fp16 was asked for"):
         check_graph(traced().proto, "fp16")
     with pytest.raises(ExportError, match="int8 was asked for"):
-        check_graph(quantize(traced().proto, calibration(32), "tensorrt"), "int8")  # the gates, not exempted
+        check_graph(quantize(traced().proto, calibration(32), "tensorrt"), "int8")  # gates and others, not exempted
 
 
 def test_too_many_differing_images_are_an_error():
