@@ -18,8 +18,9 @@ from typing import Any
 import bench_rating
 import machine
 import numpy as np
-from bench_solver import draw_ratings, lower_quartile, seconds
+from bench_solver import lower_quartile, seconds
 from cases import Case, make_cases
+from drawn import draw_ratings
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

@@ -21,27 +21,14 @@ from typing import Any
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 
-from bossnet_zoo.search.rating_table import RatingTable, read_ratings  # noqa: E402 (threads are set first)
+from drawn import draw_ratings  # noqa: E402 (threads are set first)
+
+from bossnet_zoo.search.rating_table import RatingTable, read_ratings  # noqa: E402
 from bossnet_zoo.search.solver import pareto, solve  # noqa: E402
 from bossnet_zoo.spaces import HyTraSpace, MBConvSpace, NatsSpace, Space  # noqa: E402
 
 REPEATS = 5
 BAR_SECONDS = 2.0
-
-
-def draw_ratings(space: Space, seed: int = 0) -> RatingTable:
-    """Ratings of every path from every entry."""
-    generator = random.Random(seed)
-    blocks = tuple(
-        {
-            space.entry_text(entry): {
-                space.path_text(path): generator.gauss(0, 1) for path in space.paths(block, entry)
-            }
-            for entry in space.entries(block)
-        }
-        for block in range(space.num_blocks)
-    )
-    return RatingTable(space.name, blocks)
 
 
 def seconds(function: Callable[[], object], repeats: int = REPEATS) -> float:

@@ -9,6 +9,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from drawn import draw_ratings
 from typer.testing import CliRunner
 
 from bossnet_zoo.errors import BossNetError, UsageError
@@ -53,17 +54,7 @@ def make_latency(space: Space, seed: int = 0, **fields) -> LatencyTable:
 
 def make_ratings(space: Space, seed: int = 0) -> RatingTable:
     """Ratings of every path, of its own from every entry."""
-    generator = random.Random(seed)
-    blocks = tuple(
-        {
-            space.entry_text(entry): {
-                space.path_text(path): generator.gauss(0, 1) for path in space.paths(block, entry)
-            }
-            for entry in space.entries(block)
-        }
-        for block in range(space.num_blocks)
-    )
-    return RatingTable(space.name, blocks, meta={"space_options": json.loads(json.dumps(vars(space)))})
+    return replace(draw_ratings(space, seed), meta={"space_options": json.loads(json.dumps(vars(space)))})
 
 
 def architectures(space: Space, block: int = 0, entry=None, paths: tuple = ()):

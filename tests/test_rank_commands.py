@@ -1,0 +1,95 @@
+"""`bossnet rank` and `bossnet solve` as they are typed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ranked import SPACE, make_table, make_truth
+from typer.testing import CliRunner
+
+from bossnet_zoo.errors import BossNetError, UsageError
+from bossnet_zoo.search.cli_solve import app
+
+
+@pytest.fixture
+def files(tmp_path):
+    make_table().write(tmp_path / "ratings.json")
+    truth = make_truth(lambda arch: sum(arch.widths) / 200 - make_table().score(SPACE, arch))
+    (tmp_path / "truth.json").write_text(json.dumps({"space": "nats", "accuracy": dict(truth.accuracy)}))
+    return [f"--ratings={tmp_path / 'ratings.json'}", f"--truth={tmp_path / 'truth.json'}"]
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_rank_prints_json_with_the_documented_keys(files):
+    result = run("rank", *files, "--json")
+    document = json.loads(result.stdout)
+    assert document["n"] == 40
+    for figures in (document, *document["baselines"].values()):
+        for name in ("kendall", "spearman", "pearson"):
+            assert set(figures[name]) == {"value", "low", "high"}
+    assert set(document["baselines"]) == {"params", "madds", "log_width"}
+    assert all(set(figures["advantage"]) == {"value", "low", "high"} for figures in document["baselines"].values())
+    assert document["repeatability"] is None
+
+
+def test_rank_prints_tables_that_fit_eighty_columns(files, tmp_path):
+    lines = run("rank", *files, f"--plot={tmp_path / 'ranking.png'}").stdout.splitlines()
+    assert lines[0].startswith("40 architectures")
+    assert any(line.startswith("log-width") for line in lines)
+    assert max(map(len, lines)) <= 80
+    assert (tmp_path / "ranking.png").exists()
+
+
+def test_rank_keeps_its_figures_in_the_folder_of_a_search(files, tmp_path):
+    run("rank", *files)
+    assert not (tmp_path / "ranking.json").exists()
+    (tmp_path / "metrics.jsonl").write_text("")
+    run("rank", *files)
+    assert (tmp_path / "ranking.json").exists()
+
+
+def test_rank_wants_one_truth(files):
+    with pytest.raises(UsageError, match="--truth FILE or --nats-bench FOLDER"):
+        run("rank", files[0])
+    with pytest.raises(UsageError, match="--truth FILE or --nats-bench FOLDER"):
+        run("rank", *files, "--nats-bench=somewhere")
+
+
+def test_solve_prints_json_with_the_documented_keys(files):
+    document = json.loads(run("solve", files[0], "--max-params", "100k", "--top=2", "--json").stdout)
+    assert [set(row) for row in document] == [{"architecture", "score", "madds", "params"}] * 2
+    assert all(row["params"] <= 100_000 for row in document)
+
+
+def test_solve_prints_a_table_that_fits_eighty_columns(files):
+    lines = run("solve", files[0], "--pareto", "--against=params").stdout.splitlines()
+    assert lines[0].split() == ["architecture", "score", "MAdds", "params"]
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= 80
+
+
+def test_solve_takes_weights_or_fits_them(files, tmp_path):
+    plain = json.loads(run("solve", files[0], "--lambda=0,0,1", "--json").stdout)
+    assert plain[0]["score"] == min(make_table().blocks[2]["any"].values())
+    assert run("solve", files[0], f"--lambda={tmp_path / 'truth.json'}", "--json").exit_code == 0
+    with pytest.raises(UsageError, match="as in 1,1,1"):
+        run("solve", files[0], "--lambda=one")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--top=2", "--pareto"), "leave out --top"),
+        (("--max-madds=much",), "475M"),
+        (("--space=hytra",), "leave out --space hytra"),
+        (("--option=depth=3",), "depth"),
+        (("--max-params=10",), "the smallest possible is .* so type --max-params"),
+    ],
+)
+def test_solve_refuses_in_one_sentence(files, arguments, message):
+    with pytest.raises(BossNetError, match=message):
+        run("solve", files[0], *arguments)
