@@ -2,7 +2,9 @@
 
 Ties: Kendall's tau-b and Spearman's average ranks allow for them; among equals, precision and regret take what comes
 first. Intervals are the central 95 % of the bootstrap; draws in which a correlation is undefined (all equal) do not
-count.
+count. The draws are made once and shared, so that differences between two values are paired. `scipy.stats.bootstrap`
+draws anew for every statistic, returns NaN as soon as one draw is undefined, and takes 70 times as long for Kendall's
+tau of 50 architectures, as it calls scipy's function for every draw.
 
 Shapes: n architectures, R resamples.
 """
