@@ -1,24 +1,33 @@
-"""Files that are never half-written: JSON, weights (safetensors) and training state.
+"""Files that are never half-written, and never half-read: JSON, weights (safetensors) and training state.
 
 Everything is written to a temporary name in the same folder, flushed to the disk and renamed, so that a reader sees
-either the old file or the new one, whatever moment the power fails.
+either the old file or the new one, whatever moment the power fails. Weights and states carry a checksum; JSON, which
+people edit, is checked for what it must say.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
+import math
 import os
+import re
 import secrets
-from collections.abc import Callable, Mapping
+import shutil
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import BossNetError, CheckpointError, UsageError
+from .errors import BossNetError, CheckpointError, DamagedFileError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+CHECKSUM = "tensors_sha256"  # metadata of our safetensors files: see `hash_tensors`
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -46,9 +55,14 @@ def _not_written(path: Path, error: Exception) -> BossNetError:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that a killed program left in or below `folder`."""
-    for file in folder.rglob(".*.tmp"):
-        file.unlink(missing_ok=True)
+    """Remove temporary files, and folders of such, that a killed program left in or below `folder`."""
+    for left in list(folder.rglob(".*.tmp")):
+        if not re.fullmatch(r"\.(.+\.)?[0-9a-z_]{8,}\.tmp", left.name):  # named by `write_atomically` or `tempfile`
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def save_text(path: Path, text: str) -> None:
@@ -76,6 +90,66 @@ def load_json(path: Path, what: str = "JSON file") -> Any:
         raise BossNetError(f"{what} {path} is not valid JSON ({error}); it may be damaged or cut short") from None
 
 
+@contextlib.contextmanager
+def reading(path: Path, what: str, remedy: str = "bring it back from a copy, or begin anew") -> Iterator[None]:
+    """Within it, content that is not what the code expects of `path` is a sentence that names the file.
+
+    For content that other hands may have changed, and for nothing but taking it apart: an error in arithmetic would be
+    blamed on the file.
+
+    Raises:
+        CheckpointError: instead of what Python raises for a missing name or a value of another type.
+    """
+    try:
+        yield
+    except BossNetError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{what} {path} is damaged, or was edited to what it cannot be ({_in_one_line(error)}); {remedy}"
+        ) from error
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def check_fields(cls: type, values: Any, what: str) -> None:
+    """Make sure that decoded JSON has a value for every field that `cls`, a dataclass, needs, and of the right type.
+
+    Raises:
+        UsageError: naming the field.
+    """
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{what} are no JSON object")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if foreign := sorted(set(values) - set(fields)):
+        raise UsageError(f"{what} {', '.join(foreign)} are not known to this version of bossnet-zoo")
+    for name, field in fields.items():
+        if name in values and not _fits(values[name], hints[name]):
+            raise UsageError(f"{what}: {name} is {str(values[name])[:80]!r}, which it cannot be; it is a {field.type}")
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise UsageError(f"{what}: {name} is missing")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a decoded JSON value is of a type, as far as JSON can tell; lists stand for tuples."""
+    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if kind is typing.Literal:
+        return value in arguments
+    if kind is tuple and isinstance(value, list | tuple):
+        items = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
+        return len(items) == len(value) and all(map(_fits, value, items))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return kind is Any or isinstance(value, kind)
+
+
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     """Add one record to a JSON-lines file, such as `metrics.jsonl`. Raises `BossNetError` if the disk is full."""
     try:
@@ -86,30 +160,60 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a last line that was cut short by a crash is left out."""
+    """The records of a JSON-lines file; lines that a crash cut short, or that hold no record, are left out."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
             records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    return [record for record in records if isinstance(record, dict)]
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Weights as safetensors, with text metadata."""
+    """Weights as safetensors, with text metadata, to which a checksum is added: `CHECKSUM`."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    about = {**(metadata or {}), CHECKSUM: hash_tensors(tensors)}
 
     def write(temporary: Path) -> None:
         try:
-            save_file(tensors, temporary, dict(metadata or {}))
+            save_file(tensors, temporary, about)
         except SafetensorError as error:  # how it reports a full disk
             raise OSError(str(error)) from error
 
     write_atomically(path, write)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU; compared with the checksum, where the file has one.
+
+    Raises:
+        DamagedFileError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            expected = (file.metadata() or {}).get(CHECKSUM)
+            weights = {name: file.get_tensor(name) for name in list(file.keys())}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DamagedFileError(f"{path} is damaged or no safetensors file ({error}); fetch it again") from None
+    if expected not in (None, hash_tensors(weights)):
+        raise DamagedFileError(f"{path} is damaged: its values do not match its checksum; fetch it again")
+    return weights
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values, the same whatever file they came from."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -128,7 +232,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
                 torch.save(dict(state), file)
             except RuntimeError as error:  # the reason, a full disk, stands behind it
                 raise OSError(str(error.__context__ or error)) from error
-        before = checksum.read_text(encoding="utf-8").split()[:3] if checksum.exists() else []
+        before = checksum.read_text(encoding="ascii", errors="replace").split()[:3] if checksum.exists() else []
         save_text(checksum, "\n".join([sha256(temporary), *before]) + "\n")
 
     write_atomically(path, write)
@@ -145,12 +249,12 @@ def load_state(path: Path) -> dict[str, Any]:
     checksum = path.with_name(path.name + ".sha256")
     if not path.exists() or not checksum.exists():
         raise CheckpointError(f"{path} does not exist, or its checksum {checksum.name} does not")
-    if sha256(path) not in checksum.read_text(encoding="utf-8").split():
+    if sha256(path) not in checksum.read_text(encoding="ascii", errors="replace").split():
         raise CheckpointError(f"{path} is damaged: its checksum is not the one in {checksum.name}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path} is no training state of this program: {error}") from error
+        raise CheckpointError(f"{path} is no training state of this program: {_in_one_line(error)}") from error
 
 
 def sha256(path: Path) -> str:

@@ -15,6 +15,7 @@ the official test images and the other half is the test part; so there `train` i
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import console, image_sources
-from .checkpoint import load_json, save_json
+from .checkpoint import load_json, reading, save_json
 from .determinism import seeded
 from .errors import DataError, UsageError
 from .image_sources import UNREADABLE, Source
@@ -275,12 +276,16 @@ def _search_val(pool: np.ndarray, seed: int, name: str, split_file: Path | None)
     """The images by which a search is judged, drawn without a look at the labels."""
     if split_file is not None and split_file.exists():
         stored = load_json(split_file, "split file")
-        if stored["images"] != len(pool):
+        with reading(split_file, "split file"):
+            count, kept = operator.index(stored["images"]), np.array([*map(operator.index, stored["search_val"])])
+        if count != len(pool):
             raise DataError(
-                f"split file {split_file} is for {stored['images']:,} images, {name} now has {len(pool):,}; "
+                f"split file {split_file} is for {count:,} images, {name} now has {len(pool):,}; "
                 "bring the missing images back, or start a new run"
             )
-        return np.array(stored["search_val"])
+        if not (len(kept) and np.isin(kept, pool).all()):
+            raise DataError(f"split file {split_file} names images that {name} does not have; start a new run")
+        return kept
     chosen = _draw(pool, min(MAX_SEARCH_VAL, len(pool) // 4), seed)
     if split_file is not None:
         record = {"format": 1, "data": name, "seed": seed, "images": len(pool), "search_val": chosen.tolist()}

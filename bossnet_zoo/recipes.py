@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .checkpoint import check_fields
 from .errors import UsageError, unknown
 
 
@@ -102,8 +103,10 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Recipe:
-        """The inverse of `to_json`."""
-        return cls(**values | {"optimizer_options": tuple(values["optimizer_options"].items())})
+        """The inverse of `to_json`. Raises `UsageError` where a value is missing, or is none that it can be."""
+        values = dict(values) | {"optimizer_options": tuple(values["optimizer_options"].items())}
+        check_fields(cls, values, "a recipe")
+        return cls(**values)
 
 
 # BossNet-T, after DeiT (Touvron et al., arXiv 2012.12877, table 9), as in BossNAS, appendix B.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from timm import create_model
 from timm.data import ImageNetInfo
 from timm.models import is_model, list_models
 from torch import nn
 
-from .checkpoint import load_json
+from .checkpoint import check_fields, load_json, reading
 from .errors import BossNetError, CheckpointError, UsageError, unknown
 from .models.weights import load_strictly, read_weights
+from .recipes import Recipe
 from .spaces import Arch, HyTraArch, MBConvArch, NatsArch, parse_arch
 
 WEIGHTS = {"best": "best.safetensors", "model": "last.safetensors", "ema": "last_ema.safetensors"}
@@ -59,6 +61,8 @@ def build_model(
     """
     given = options
     name, options = resolve_model(model, options)
+    if name.startswith(LOCAL):
+        _check_local(Path(name.removeprefix(LOCAL)))
     try:
         return create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
     except BossNetError:
@@ -71,6 +75,43 @@ def build_model(
         asked = ", ".join(f"{option}={value!r}" for option, value in given.items())
         reason = str(error).splitlines()[0]
         raise UsageError(f"{name} cannot be built with {asked} ({reason}); type other values of --option") from error
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images are made ready for a network: timm's data configuration."""
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+    crop_mode: Literal["center", "squash", "border"]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What the config.json of a training run says; see `train`."""
+
+    format: int
+    kind: str
+    version: str
+    model: str
+    model_options: dict
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    preprocessing: dict
+    data: str
+    parts: tuple[str, str]
+    pretrained: bool
+    init: str | None
+    seed: int
+    strict_images: bool
+    architecture: str | None
+    recipe: dict
+    device_batch: int
+    precision: str
+    runtime: str
 
 
 def is_run(path: str | Path) -> bool:
@@ -91,11 +132,15 @@ def load_config(path: str | Path) -> dict[str, Any]:
     """
     file = _config_file(Path(path))
     config = load_json(file, "run's settings")
-    if config.get("kind") != "train":
+    if not isinstance(config, dict) or config.get("kind") != "train":
         raise UsageError(
             f"{file.parent} is no training run; make one with: bossnet train MODEL --data DATA --out RUN; "
             f"an extracted or published network is opened as local-dir:{file.parent}"
         )
+    check_fields(RunConfig, config, f"{file}: the run's settings")
+    check_fields(Preprocessing, config["preprocessing"], f"{file}: preprocessing")
+    with reading(file, "run's settings"):
+        Recipe.from_json(config["recipe"])
     return config
 
 
@@ -119,14 +164,23 @@ def find_origin(
         return config["model"], config["model_options"] | options, weights
     if model.startswith(LOCAL):
         folder = Path(model.removeprefix(LOCAL))
-        config = load_json(folder / "config.json", "network's description")
-        if "architecture" not in config:
-            raise UsageError(f"{folder} holds no network in timm's form; bossnet extract and bossnet publish write one")
+        config = _check_local(folder)
         arguments = {key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"}
         return *resolve_model(
             config["architecture"], arguments | options
         ), folder / LOCAL_WEIGHTS if pretrained else None
     return *resolve_model(model, options), None
+
+
+def _check_local(folder: Path) -> dict[str, Any]:
+    """The config.json of a network in timm's form. Raises `UsageError`, or `BossNetError` where it is damaged."""
+    file = folder / "config.json"
+    config = load_json(file, "network's description")
+    if not (isinstance(config, dict) and isinstance(config.get("architecture"), str)):
+        raise UsageError(f"{folder} holds no network in timm's form; bossnet extract and bossnet publish write one")
+    if not all(isinstance(config.get(name, {}), dict) for name in ("model_args", "pretrained_cfg")):
+        raise CheckpointError(f"network's description {file} is damaged: model_args and pretrained_cfg are objects")
+    return config
 
 
 def load_run(path: str | Path, weights: str = "best") -> tuple[nn.Module, dict[str, Any]]:
@@ -153,12 +207,13 @@ def load_run(path: str | Path, weights: str = "best") -> tuple[nn.Module, dict[s
                 f"{path} does not exist yet: the run has not finished an epoch; bossnet train --resume"
             )
     overlay = config["preprocessing"] | {"label_names": config["class_names"], "num_classes": config["num_classes"]}
-    model = build_model(
-        config["model"],
-        num_classes=config["num_classes"],
-        pretrained_cfg_overlay=overlay,
-        **config["model_options"],
-    )
+    with reading(_config_file(path), "run's settings"):
+        model = build_model(
+            config["model"],
+            num_classes=config["num_classes"],
+            pretrained_cfg_overlay=overlay,
+            **config["model_options"],
+        )
     load_strictly(model, read_weights(path), path)
     return model.eval(), config
 

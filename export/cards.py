@@ -22,7 +22,7 @@ from timm.data import resolve_data_config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bossnet_zoo.checkpoint import load_json, save_text
+from bossnet_zoo.checkpoint import load_json, reading, save_text
 from bossnet_zoo.errors import unknown
 
 from .report import ExportReport
@@ -227,18 +227,23 @@ def run_card(
     )
 
 
+_TOP1 = {"model": "top1", "ema": "ema_top1", "best": "best_top1"}  # in summary.json, by the kind of weights
+
+
 def _run_evaluation(run: Path, weights: str, size: int) -> tuple[tuple[Evaluation, ...], str]:
     """What a finished run says about the accuracy of some of its weights, and how it was measured."""
     file = run / "summary.json"
     if not file.exists():
         return (), "the run has not finished."
     summary = load_json(file, "run's result")
+    with reading(file, "run's result", f"write it anew: bossnet train --resume {run}"):
+        top1 = {kind: float(summary[name]) for kind, name in _TOP1.items()}
+        top5 = {"model": float(summary["top5"]), "ema": float(summary["ema_top5"])}
     measured = "Measured by `bossnet train` at the end of the run."
-    if weights == "model":
-        return (Evaluation(size, summary["top1"], summary["top5"]),), measured
-    if weights == "ema":
-        return (Evaluation(size, summary["ema_top1"], summary["ema_top5"]),), f"{measured} Averaged weights."
-    return (Evaluation(size, summary["best_top1"]),), (
+    if weights in top5:
+        averaged = " Averaged weights." if weights == "ema" else ""
+        return (Evaluation(size, top1[weights], top5[weights]),), f"{measured}{averaged}"
+    return (Evaluation(size, top1["best"]),), (
         "Measured by `bossnet train`. Of all epochs this one was best on these very images, which makes the figure "
         "somewhat optimistic."
     )

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
-from bossnet_zoo.checkpoint import save_text
+from bossnet_zoo.checkpoint import remove_leftovers, save_text
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.runs import class_names_of, is_run, load_run, resolve_model
 
@@ -87,6 +87,7 @@ def write_repository(
             "train one with: bossnet train MODEL --data DATA --out RUN"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     exported: tuple[OnnxFile, ...] = ()
     if onnx:
         path = f"onnx/{name}.onnx"
@@ -103,7 +104,7 @@ def write_repository(
 def _write(model: nn.Module, arguments: dict[str, Any], card: Card, folder: Path) -> None:
     config = {"model_args": arguments, "label_names": list(class_names_of(model))}
     try:
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=folder) as scratch:
             save_for_hf(model, scratch, model_config=config, safe_serialization=True)
             for file in (WEIGHTS, CONFIG):
                 os.replace(Path(scratch) / file, folder / file)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from timm.data import resolve_data_config
 from torch import nn
 
+from bossnet_zoo.checkpoint import hash_tensors
 from bossnet_zoo.errors import BossNetError, UsageError
 
 from .extras import need
@@ -152,9 +152,4 @@ def checksum(proto: Any, entries: Mapping[str, str]) -> str:
 
 def hash_weights(model: nn.Module) -> str:
     """SHA-256 of all parameters and buffers, the same for the same weights whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return hash_tensors(model.state_dict())

@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from bossnet_zoo.checkpoint import load_json, save_weights
+from bossnet_zoo.checkpoint import load_json, reading, save_weights
 from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import CheckpointError, UsageError
 from bossnet_zoo.models import build
@@ -91,7 +91,8 @@ def best_architecture(run: FilePath) -> str:
     file = run / "architectures.json"
     if not file.exists():
         raise CheckpointError(f"{run} is not finished; go on with: bossnet search --resume {run}")
-    return load_json(file, "list of architectures")[0]["architecture"]
+    with reading(file, "list of architectures", f"write it anew: bossnet search --resume {run}"):
+        return str(load_json(file, "list of architectures")[0]["architecture"])
 
 
 def training_command(run: FilePath, out: FilePath) -> str:

@@ -13,7 +13,9 @@ from pathlib import Path as FilePath
 import torch
 from torch import Tensor, nn
 
+from bossnet_zoo.checkpoint import load_weights
 from bossnet_zoo.errors import CheckpointError
+from bossnet_zoo.models.weights import load_strictly
 from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Arch, Entry, Path, Space
 
@@ -142,13 +144,10 @@ def load_prefix(
 
 def load_block(space: Space, stage: Stage, folder: FilePath) -> SupernetBlock:
     """A trained block, as the search saved it. Raises `CheckpointError`."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = folder / f"{stage.name(space)}.safetensors"
     block = make_block(space, stage.block, stage.entry)
     try:
-        block.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"weights of a finished block, {path}, cannot be read: {error}; search again") from error
+        load_strictly(block, load_weights(path), path)
+    except CheckpointError as error:
+        raise CheckpointError(f"a finished block cannot be used, so search again: {error}") from error
     return block

@@ -17,7 +17,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from bossnet_zoo import __version__
-from bossnet_zoo.checkpoint import save_text
+from bossnet_zoo.checkpoint import reading, save_text
 from bossnet_zoo.drawing import KINDS, diagram
 from bossnet_zoo.errors import ArchitectureError
 
@@ -50,7 +50,9 @@ def write_report(run: Path) -> Path:
         BossNetError: a file of the run is damaged, or the page could not be written.
     """
     run = Path(run)
-    page = render_report(read_run(run))
+    record = read_run(run)
+    with reading(run, "the search in", "what its files say must be as the search wrote it"):
+        page = render_report(record)
     save_text(run / "report.html", page)
     return run / "report.html"
 

@@ -24,7 +24,16 @@ from typing import Any
 import torch
 
 from bossnet_zoo import __version__, console
-from bossnet_zoo.checkpoint import load_json, read_jsonl, remove_leftovers, save_json, save_text, save_weights
+from bossnet_zoo.checkpoint import (
+    check_fields,
+    load_json,
+    read_jsonl,
+    reading,
+    remove_leftovers,
+    save_json,
+    save_text,
+    save_weights,
+)
 from bossnet_zoo.datasets import ImageSet, open_images
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.runtime import Runtime
@@ -171,7 +180,10 @@ def resume_settings(run: FilePath, asked: Mapping[str, Any] | None = None) -> Se
     Raises:
         UsageError: `run` is no search, or was started with other settings.
     """
-    settings = SearchSettings.from_json(read_config(run)["settings"])
+    values, file = read_config(run)["settings"], run / "config.json"
+    check_fields(SearchSettings, values, f"{file}: settings")
+    with reading(file, "run configuration"):
+        settings = SearchSettings.from_json(values)
     for name, value in (asked or {}).items():
         own = getattr(settings, name)
         if name == "space_options":
@@ -294,9 +306,10 @@ def _run_stage(
             f"mean {rated.mean:.4f}, towards other images {rated.elsewhere:.4f}"
         )
         if rated.elsewhere < LEARNED * rated.mean:
+            target = " or a lower --target-momentum" if setup.settings.method == "bossnas" else ""
             console.note(
                 f"{training.name}: these ratings say little, since its supernet hardly tells one image from another; "
-                f"search anew with more --epochs, a higher --base-lr or a lower --target-momentum"
+                f"search anew with more --epochs, a higher --base-lr{target}"
             )
     setup.runtime.barrier()
     return table

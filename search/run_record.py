@@ -103,7 +103,7 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(
         folder=folder,
         config=config,
-        metrics=[record for record in read_jsonl(folder / "metrics.jsonl") if isinstance(record, dict)],
+        metrics=read_jsonl(folder / "metrics.jsonl"),
         table=read_ratings(ratings) if ratings.exists() else None,
         architectures=_read_architectures(folder / "architectures.json"),
         demo=_read_object(folder / "demo.json", ("architecture", "reference", "retrained")),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bossnet_zoo import __version__, console
-from bossnet_zoo.checkpoint import load_json, save_json
+from bossnet_zoo.checkpoint import check_fields, load_json, reading, save_json
 from bossnet_zoo.determinism import seed_of
 from bossnet_zoo.errors import UsageError, unknown
 from bossnet_zoo.recipes import Recipe
@@ -85,8 +85,10 @@ class Study:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Study:
-        """The inverse of `to_json`."""
-        return cls(**{**values, "recipe": Recipe.from_json(values["recipe"]), "parts": tuple(values["parts"])})
+        """The inverse of `to_json`. Raises `UsageError` where a value is missing, or is none that it can be."""
+        values = {**values, "recipe": Recipe.from_json(values["recipe"]), "parts": tuple(values["parts"])}
+        check_fields(cls, values, "a study")
+        return cls(**values)
 
 
 def start_study(out: Path, study: Study, runtime: Runtime, overwrite: bool = False) -> None:
@@ -113,12 +115,14 @@ def resume_study(out: Path) -> Study:
             f"{out} holds no study of true accuracies; start one with: bossnet truth --space nats --data digits "
             f"--sample 50 --out {out}"
         )
-    return Study.from_json(load_json(out / "config.json")["study"])
+    with reading(out / "config.json", "study's settings"):
+        return Study.from_json(load_json(out / "config.json")["study"])
 
 
 def _is_study(out: Path) -> bool:
     file = out / "config.json"
-    return file.is_file() and load_json(file, "study's settings").get("kind") == KIND
+    config = load_json(file, "study's settings") if file.is_file() else None
+    return isinstance(config, dict) and config.get("kind") == KIND
 
 
 def _empty(out: Path) -> None:
@@ -173,10 +177,12 @@ def _train(study: Study, arch: Arch, seed: int, out: Path, runtime: Runtime, wor
             resume=runtime.broadcast((folder / "config.json").exists()),
         )
     runtime.barrier()
+    with reading(summary, "training's result", f"remove {folder}, and its network is trained again"):
+        accuracy = float(load_json(summary, "training's result")[_ACCURACIES[study.weights]])
     if runtime.is_main:
         for file in (*folder.glob("*.safetensors"), *folder.glob("state.pt*")):
             file.unlink()
-    return load_json(summary, "training's result")[_ACCURACIES[study.weights]]
+    return accuracy
 
 
 def _truth(study: Study, runs: Mapping[str, Sequence[float]]) -> dict[str, Any]:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
+from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from bossnet_zoo import checkpoint
 from bossnet_zoo.checkpoint import (
     append_jsonl,
+    check_fields,
     load_json,
     load_state,
+    load_weights,
     read_jsonl,
+    reading,
     remove_leftovers,
     save_json,
     save_state,
@@ -22,7 +29,7 @@ from bossnet_zoo.checkpoint import (
     save_weights,
     write_atomically,
 )
-from bossnet_zoo.errors import BossNetError, CheckpointError, UsageError
+from bossnet_zoo.errors import BossNetError, CheckpointError, DamagedFileError, UsageError
 
 STATE = {"epoch": 3, "weights": {"a": torch.arange(6.0).view(2, 3)}, "name": "block1-any"}
 BIG = {"weights": torch.zeros(100_000)}
@@ -158,8 +165,8 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
 
 
 def test_leftovers_of_a_killed_program_are_removed(tmp_path):
-    keep = ["config.json", "blocks/a.safetensors", ".hidden", "notes.tmp"]
-    leftovers = [".state.pt.0a1b2c3d.tmp", "blocks/.a.safetensors.00ff00ff.tmp"]
+    keep = ["config.json", "blocks/a.safetensors", ".hidden", "notes.tmp", ".my notes.tmp"]
+    leftovers = [".state.pt.0a1b2c3d.tmp", "blocks/.a.safetensors.00ff00ff.tmp", ".k3_x9abc.tmp/model.safetensors"]
     for name in keep + leftovers:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
@@ -199,3 +206,79 @@ def test_files_that_are_missing_or_no_json_are_named(tmp_path):
 def test_sha256_is_that_of_the_file(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     assert checkpoint.sha256(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+# --- files that others have damaged or edited
+
+
+def test_weights_that_lost_a_bit_are_noticed(tmp_path):
+    file = tmp_path / "a.safetensors"
+    save_weights(file, {"a": torch.arange(6.0), "b": torch.tensor(2)}, {"epoch": "3"})
+    loaded = load_weights(file)
+    assert torch.equal(loaded["a"], torch.arange(6.0))
+    assert loaded["b"].item() == 2
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"a.safetensors is damaged: its values do not match its checksum"):
+        load_weights(file)
+
+
+def test_weights_of_others_have_no_checksum_and_load(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors")
+    assert torch.equal(load_weights(tmp_path / "a.safetensors")["a"], torch.ones(2))
+    with pytest.raises(DamagedFileError, match="no safetensors file"):
+        load_weights(tmp_path / "absent.safetensors")
+
+
+def test_lines_cut_short_are_left_out_and_those_behind_them_are_read(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n{"b":\xff\n3\n{"c": 2}\n')
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"a": 1}, {"c": 2}]
+
+
+@dataclass(frozen=True)
+class Fields:
+    number: int
+    share: float = 0.5
+    kind: Literal["a", "b"] = "a"
+    pair: tuple[str, int] = ("x", 1)
+    names: tuple[str, ...] | None = None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"number": 1},
+        {"number": 1, "share": 2, "pair": ["y", 2], "names": ["a", "b", "c"]},
+        {"number": 0, "names": None},
+    ],
+)
+def test_fields_that_fit_pass(values):
+    check_fields(Fields, values, "these")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "these are no JSON object"),
+        ({}, "these: number is missing"),
+        ({"number": 1, "colour": 2}, "these colour are not known to this version"),
+        ({"number": True}, "number is 'True', which it cannot be; it is a int"),
+        ({"number": 1.5}, "number is '1.5'"),
+        ({"number": 1, "share": 1e999}, "share is 'inf'"),
+        ({"number": 1, "kind": "c"}, "kind is 'c'"),
+        ({"number": 1, "pair": ["y"]}, "pair is"),
+        ({"number": 1, "names": ["a", 2]}, "names is"),
+    ],
+)
+def test_fields_that_do_not_fit_are_named(values, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        check_fields(Fields, values, "these")
+
+
+def test_content_of_another_form_is_a_sentence(tmp_path):
+    damaged = pytest.raises(CheckpointError, match=r"^list .*a.json is damaged.*KeyError: 'name'.*; begin anew$")
+    with damaged, reading(tmp_path / "a.json", "list", "begin anew"):
+        {}["name"]
+    with pytest.raises(UsageError, match=r"^as it is$"), reading(tmp_path, "list"):
+        raise UsageError("as it is")

@@ -31,7 +31,17 @@ def run(tmp_path_factory) -> Path:
     model = lively("hytra", arch="4c-8c-16ca-32a", base_width=8, num_classes=10)
     preprocessing = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 1.0}
     config = {
+        "format": 1,
         "kind": "train",
+        "version": "0.1.0",
+        "architecture": "4c-8c-16ca-32a",
+        "parts": ["train", "test"],
+        "pretrained": False,
+        "init": None,
+        "strict_images": False,
+        "device_batch": 64,
+        "precision": "float32",
+        "runtime": "cpu, float32, 1 process",
         "model": "hytra",
         "model_options": {"arch": "4c-8c-16ca-32a", "base_width": 8},
         "num_classes": 10,

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import adapt_input_conv, build_model_with_cfg
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._hub import get_cache_dir
 from torch import Tensor, nn
 
+from ..checkpoint import load_weights
 from ..errors import BossNetError, CheckpointError, DamagedFileError, UsageError
 
 _KEYS = {"model": ("model", "state_dict"), "model_ema": ("model_ema", "state_dict_ema")}
@@ -45,18 +44,11 @@ def read_weights(path: str | Path, which: str = "model") -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"weights file {path} does not exist")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    content = load_weights(path) if path.suffix == ".safetensors" else _read_pickle(path)
     weights = _select(content, which, path)
     if not (isinstance(weights, Mapping) and weights and all(isinstance(value, Tensor) for value in weights.values())):
         raise CheckpointError(f"{path} holds no weights: they are tensors by name, alone or under {_known_keys()}")
     return {_strip(name): value for name, value in weights.items()}
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise DamagedFileError(f"{path} is damaged or no safetensors file ({error}); fetch it again") from None
 
 
 def _read_pickle(path: Path) -> Any:
