@@ -18,7 +18,7 @@ from bossnet_zoo.errors import ArchitectureError
 from . import svg
 from .svg import Axes, Element, Point, add
 
-WIDE, NARROW = 760, 380  # pixels; narrow figures are readable on a phone
+WIDE, NARROW = 760, 330  # pixels; narrow figures are readable on a phone
 CHARACTER = 6.4  # pixels that a character of a label takes, on average
 
 
@@ -160,7 +160,7 @@ def draw_ratings(
         space: name of the search space.
         chosen: entry and path by which the chosen architecture goes through this block.
     """
-    width, left = 400.0, 10.0
+    width, left = NARROW + 20.0, 10.0
     scale = svg.padded([rating for ratings in entries.values() for rating in ratings.values()])
     swarms = {entry: _Swarm.of(ratings, scale, width - 2 * left) for entry, ratings in entries.items() if ratings}
     heights = [swarm.height + 48 for swarm in swarms.values()]

@@ -28,7 +28,8 @@ PALETTE = """
 FIGURE_STYLE = """
 .figure { display: block; width: 100%; height: auto; overflow: visible; }
 .figure text { font: 11.5px ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: var(--muted);
-  font-variant-numeric: tabular-nums; }
+  font-variant-numeric: tabular-nums; paint-order: stroke; stroke: var(--card); stroke-width: 3px;
+  stroke-linejoin: round; }
 .figure .strong { fill: var(--ink); font-weight: 600; }
 .figure .path-name { fill: var(--ink); font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 .figure .grid { stroke: var(--line); stroke-width: 1; }
