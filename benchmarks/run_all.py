@@ -26,7 +26,7 @@ RESULTS = HERE / "results.json"
 
 # What is given to each script besides --json, so that all of them take less than 15 minutes on two cores.
 SCRIPTS: dict[str, tuple[str, ...]] = {
-    "bench_step": (),
+    "bench_step": ("--repeats", "2"),
     "bench_rating": ("--repeats", "2"),
     "bench_memory": ("--base-width", "16"),
     "bench_solver": (),
