@@ -1,8 +1,8 @@
 """ONNX Runtime against PyTorch, and INT8 against float32: `python benchmarks/bench_inference.py [--json]`.
 
 Bars, for bossnet_t0 at 224 pixels on two CPU threads, geometric mean of batch 1 and 8: ONNX Runtime at least 1.6 times
-as fast as eager PyTorch, INT8 at least 1.3 times as fast as float32, both in ONNX Runtime. All three are measured in
-turn, so that a busy moment of the machine meets each of them, and the ratio is that of the medians. Weights are fresh
+as fast as eager PyTorch, INT8 at least 1.3 times as fast as float32, both in ONNX Runtime. All three take turns in
+bursts, so that a busy moment of the machine meets each of them, and the ratio is that of the medians. Weights are fresh
 random ones: speed does not depend on them. What INT8 gains does depend on the processor: with VNNI (or AMX) one
 instruction does four multiply-adds of 8 bits for each of 32, without it three instructions are needed.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import statistics
 import tempfile
 from pathlib import Path
@@ -28,7 +27,7 @@ from bossnet_zoo.export.onnx import write_onnx
 from bossnet_zoo.export.report import Tolerance
 from bossnet_zoo.export.sessions import Session, TorchSession, open_session
 from bossnet_zoo.runs import build_model
-from bossnet_zoo.runtime import Runtime
+from bossnet_zoo.runtime import Runtime, processor_name
 
 BATCHES = (1, 8)
 BARS = {"ONNX Runtime / PyTorch": ("eager", "fp32", 1.6), "INT8 / fp32 in ONNX Runtime": ("fp32", "int8", 1.3)}
@@ -64,24 +63,15 @@ def run(name: str, threads: int, seconds: float) -> dict[str, Any]:
         by_batch = {batch: milliseconds[slow][batch] / milliseconds[fast][batch] for batch in BATCHES}
         mean = math.exp(statistics.mean(math.log(ratio) for ratio in by_batch.values()))
         ratios[what] = {"by_batch": by_batch, "geometric_mean": mean, "bar": bar, "met": mean >= bar}
-    machine = {"processor": processor(), "vnni": has_vnni(), "threads": threads}
+    machine = {"processor": processor_name(), "vnni": has_vnni(), "threads": threads}
     return {"model": name, "machine": machine, "median_ms": milliseconds, "ratios": ratios}
-
-
-def _cpuinfo() -> str:
-    file = Path("/proc/cpuinfo")
-    return file.read_text() if file.exists() else ""
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    names = [line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def has_vnni() -> bool:
     """Whether the processor multiplies and adds 8-bit numbers in one instruction."""
-    return any(flag in _cpuinfo() for flag in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    file = Path("/proc/cpuinfo")
+    about = file.read_text() if file.exists() else ""
+    return any(flag in about for flag in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def main() -> None:
