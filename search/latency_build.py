@@ -46,6 +46,7 @@ ROUNDS = 7
 _MEMORY_SHARE = 0.25  # of the machine's memory for networks that are timed in turns
 _COPIES = 2  # of the weights of such a network, about
 _ON_GPU = 8  # such networks: engines take long to build, and a GPU's speed is steady
+_BUSY = 0.15  # spread of timings above which something else is going on here
 _VISIT = 0.1  # seconds of a small network in one turn
 _MOST = 10  # runs of it
 
@@ -118,10 +119,20 @@ def build_table(
         operations=summarise(layers, covering.values(), times),
         layers=layers,
     )
+    _say_if_busy(times.values())
     table = fit(table, {arch: times[str(arch)].whole for arch in covering})
     if checked:
         table = replace(table, check=compare(table, {net.arch: times[str(net.arch)].whole for net in checked}))
     return table
+
+
+def _say_if_busy(times: Iterable[Timings]) -> None:
+    spread = statistics.median(median_and_spread(timings.whole)[1] for timings in times)
+    if spread > _BUSY:
+        console.note(
+            f"timings of one network vary by {100 * spread:.0f} % (middle half), and so does what the table is "
+            "compared with; measure anew when nothing else runs here"
+        )
 
 
 def draw(space: Space, number: int, others: Iterable[Arch], generator: random.Random) -> list[Arch]:

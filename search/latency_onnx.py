@@ -124,16 +124,19 @@ class OnnxEngine:
     def prepare(self, network: Network, in_parts: bool) -> Prepared:
         graph = join([self._graphs[operation] for operation in network.operations]).SerializeToString()
         folder = tempfile.TemporaryDirectory(prefix="bossnet-latency-") if in_parts else None
-        profiled = self._profiled(graph, folder.name) if folder else None
-        plain = open_runtime(graph, threads=self.threads)
-        return _Profiled(plain, profiled, folder, network.shape, len(network.parts))
+        profiled = self._open(graph, folder.name) if folder else None
+        return _Profiled(self._open(graph), profiled, folder, network.shape, len(network.parts))
 
-    def _profiled(self, graph: bytes, folder: str) -> Any:
+    def _open(self, graph: bytes, profile_folder: str | None = None) -> Any:
         options = self._package.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
+        # Threads wait busily for the next operation: within a run they shall, as always, but not on behind it, where
+        # they would take the cores from the next network's.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if profile_folder:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(profile_folder) / "profile")
         return self._package.InferenceSession(graph, options, providers=list(PROVIDERS["cpu"]))
 
 

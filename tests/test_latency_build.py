@@ -242,6 +242,14 @@ def test_timings_of_something_else_are_not_used(tmp_path, damage):
     assert len(engine.prepared) >= 12
 
 
+def test_a_busy_device_is_noticed(monkeypatch, capsys):
+    build_table(SMALL_NATS, Imaginary(), check=2)
+    assert "when nothing else runs" not in capsys.readouterr().err
+    monkeypatch.setattr(latency_build, "_BUSY", -1)  # an imaginary device is never busy
+    build_table(SMALL_NATS, Imaginary(), check=2)
+    assert "timings of one network vary by 0 %" in capsys.readouterr().err
+
+
 def test_errors_are_relative_to_what_was_measured():
     table = build_table(SMALL_NATS, Imaginary(), check=0, rounds=1)
     archs = [SMALL_NATS.parse(text) for text in ("8:8:8:8:8", "8:16:8:16:8", "16:16:16:16:16")]
