@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test bench check clean
+.PHONY: install demo test bench stress check clean
 
 install: .venv/.installed
 
@@ -21,6 +21,10 @@ test: install
 # Writes benchmarks/results.json and README's table; nothing else should run meanwhile.
 bench: install
 	$(BIN)/python benchmarks/run_all.py
+
+# Kills, corrupts and fills disks; counts of what was tried and lost go to the file.
+stress: install
+	OMP_NUM_THREADS=1 timeout 20m $(BIN)/python -m pytest -q -n 2 -m stress tests/stress --counts runs/stress.json
 
 check: install
 	$(BIN)/ruff check .

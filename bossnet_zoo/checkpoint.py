@@ -54,10 +54,15 @@ def _not_written(path: Path, error: Exception) -> BossNetError:
     return BossNetError(f"{path} could not be written: {error}; free some space or choose another --out")
 
 
+def is_leftover(file: Path) -> bool:
+    """Whether a file or folder has a name that `write_atomically` or `tempfile` gives to unfinished ones."""
+    return re.fullmatch(r"\.(.+\.)?[0-9a-z_]{8,}\.tmp", file.name) is not None
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files, and folders of such, that a killed program left in or below `folder`."""
     for left in list(folder.rglob(".*.tmp")):
-        if not re.fullmatch(r"\.(.+\.)?[0-9a-z_]{8,}\.tmp", left.name):  # named by `write_atomically` or `tempfile`
+        if not is_leftover(left):
             continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)

@@ -5,6 +5,7 @@ A source knows its images in one fixed order. How they are divided into parts is
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import io
@@ -13,7 +14,7 @@ import re
 import struct
 import tarfile
 import zlib
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -222,7 +223,7 @@ def folder(root: Path, train: bool) -> FileSource | TarSource | None:
         if len(tables) == 1 or side is None:
             return _csv(tables[0], tables) if train else None
         return _csv(by_stem[side], tables)
-    folders = {entry.name.lower(): root / entry.name for entry in os.scandir(root) if entry.is_dir()}
+    folders = {name.lower(): root / name for name in _folders(root)}
     train_name, test_name = _first(folders, TRAIN_FOLDERS), _first(folders, TEST_FOLDERS)
     # A lone folder named train among others is a class: there are pictures of trains.
     divided = (train_name and test_name) or (folders.keys() and folders.keys() <= {*TRAIN_FOLDERS, *TEST_FOLDERS})
@@ -256,7 +257,16 @@ def _images_or_shards(root: Path, classes: Sequence[str] = ()) -> FileSource | T
 
 
 def _class_folders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(name for name in _folders(root) if not name.startswith("."))
+
+
+def _folders(root: Path) -> Iterator[str]:
+    """The names of the folders in `root`; a link that leads to itself is none."""
+    with os.scandir(root) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.is_dir():
+                    yield entry.name
 
 
 def _image_files(root: Path) -> list[str]:
@@ -278,8 +288,11 @@ def _csv(table: Path, tables: Sequence[Path]) -> FileSource:
 
 def _rows(table: Path) -> list[tuple[str, str]]:
     """File and label of each row; further columns are ignored, and so is a header."""
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if row]
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise DataError(f"{table} cannot be read as CSV in UTF-8: {error}; save it anew in that form") from error
     if rows and not rows[0][0].lower().endswith(IMAGE_SUFFIXES):
         rows = rows[1:]
     if not rows:

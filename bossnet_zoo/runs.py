@@ -67,6 +67,8 @@ def build_model(
         return create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
     except BossNetError:
         raise
+    except FileNotFoundError as error:
+        raise CheckpointError(f"the weights of {name} are not there: {error}; bring back a copy") from error
     except (TypeError, ValueError, RuntimeError) as error:
         if "unexpected keyword argument" in str(error):
             raise UsageError(f"{name} has no such option: {error}") from error

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import UsageError
+from .errors import BossNetError, UsageError
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,15 @@ class Runtime:
     def __enter__(self) -> Runtime:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, _: type | None, error: BaseException | None, __: object) -> None:
+        """Leave the process group. A lost connection becomes a `BossNetError`."""
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            raise BossNetError(
+                f"process {self.rank} of {self.world_size} stopped, for another one has ended or does not answer; what "
+                "that one says last is the reason; then go on from the last checkpoint, with --resume on every process"
+            ) from error
 
     @property
     def is_main(self) -> bool:

@@ -26,6 +26,7 @@ import torch
 from bossnet_zoo import __version__, console
 from bossnet_zoo.checkpoint import (
     check_fields,
+    is_leftover,
     load_json,
     read_jsonl,
     reading,
@@ -129,7 +130,7 @@ def start_run(
     """
     _open(settings, out, runtime, split_file=None)
     if runtime.is_main:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or not all(map(is_leftover, out.iterdir()))):
             is_run = _is_run(out)
             if not (overwrite and is_run):
                 hint = f"--resume {out} to go on with it, --overwrite to replace it, or " if is_run else ""

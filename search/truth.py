@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bossnet_zoo import __version__, console
-from bossnet_zoo.checkpoint import check_fields, load_json, reading, save_json
+from bossnet_zoo.checkpoint import check_fields, is_leftover, load_json, reading, save_json
 from bossnet_zoo.determinism import seed_of
 from bossnet_zoo.errors import UsageError, unknown
 from bossnet_zoo.recipes import Recipe
@@ -98,7 +98,7 @@ def start_study(out: Path, study: Study, runtime: Runtime, overwrite: bool = Fal
         UsageError: `out` already holds something, and `overwrite` is not set or it is no study.
     """
     if runtime.is_main:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or not all(map(is_leftover, out.iterdir()))):
             if not (overwrite and _is_study(out)):
                 hint = f"--resume {out} to go on with it, --overwrite to replace it, or " if _is_study(out) else ""
                 raise UsageError(f"{out} already holds files; type {hint}another --out")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from searching import CPU
 
-from bossnet_zoo.errors import UsageError
+from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.runtime import Runtime
 
 
@@ -80,3 +80,11 @@ def test_shares_are_disjoint_and_complete(num_items):
     shares = [dataclasses.replace(CPU, rank=rank, world_size=3).shard(num_items) for rank in range(3)]
     assert sorted(item for share in shares for item in share) == list(range(num_items))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_lost_connection_to_another_process_is_a_sentence():
+    runtime = Runtime(torch.device("cpu"), rank=1, world_size=2)
+    with pytest.raises(BossNetError, match=r"process 1 of 2 stopped, for another one has ended.*--resume"), runtime:
+        raise RuntimeError("[/gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:29500")
+    with pytest.raises(RuntimeError, match="shapes"), runtime:
+        raise RuntimeError("shapes do not fit")

@@ -43,6 +43,12 @@ def test_a_killed_search_resumes_to_the_same_bits(search_settings, whole_search,
     assert_same_search(out, whole_search)
 
 
+def test_a_search_killed_before_it_had_a_configuration_can_be_begun_again(search_settings, tmp_path):
+    (tmp_path / ".config.json.0a1b2c3d.tmp").write_text("{")
+    start_run(tmp_path, search_settings, CPU)
+    assert resume_settings(tmp_path) == search_settings
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
