@@ -121,4 +121,5 @@ class _Counts:
         ]
         about = {"machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"}
         about |= {"minutes": round((time.monotonic() - self.start) / 60, 1)}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(json.dumps({**about, "faults": faults}, indent=2) + "\n")
