@@ -91,7 +91,7 @@ def load_json(path: Path, what: str = "JSON file") -> Any:
         raise UsageError(f"{what} {path} does not exist") from None
     except OSError as error:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BossNetError(f"{what} {path} is not valid JSON ({error}); it may be damaged or cut short") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -35,7 +36,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 Data = Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, hf:NAME, a folder or shards.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
-Workers = Annotated[int | None, typer.Option(help="Processes that load images.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Processes that load images.")]
 Options = Annotated[
     list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="Argument of the network: base_width=8.")
 ]
@@ -179,15 +180,15 @@ def train(
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Begin with the published weights.")] = False,
     init: Annotated[Path | None, typer.Option(help="Begin with the weights in this file.")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="The recipe in small: digits on a CPU, in a minute.")] = False,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the images.")] = None,
-    global_batch: Annotated[int | None, typer.Option(help="Images of a step, over all processes.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Pixels of a side.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,
+    global_batch: Annotated[int | None, typer.Option(min=1, help="Images of a step, over all processes.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Pixels of a side.")] = None,
     option: Options = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Decides everything that is random.")] = None,
-    device_batch: Annotated[int | None, typer.Option(help="Most images that a process takes at once.")] = None,
+    device_batch: Annotated[int | None, typer.Option(min=1, help="Most images that a process takes at once.")] = None,
     workers: Workers = None,
     strict_images: Annotated[bool, typer.Option("--strict-images", help="Stop at an unreadable image.")] = False,
-    save_every: Annotated[int, typer.Option(help="Steps between checkpoints within an epoch.")] = 1000,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints within an epoch.")] = 1000,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder, as it was begun.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")] = False,
     device: Device = "auto",
@@ -239,7 +240,8 @@ def train(
     print(f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %")
     print(f"average weights: top-1 {result.ema_top1:.2f} %, top-5 {result.ema_top5:.2f} %")
     console.note(f"{result.seconds:.0f} s; the weights, config and metrics are in {out}")
-    console.note(f"next: bossnet eval {out}; bossnet predict {out} IMAGE; bossnet export {out}")
+    run = shlex.quote(str(out))
+    console.note(f"next: bossnet eval {run}; bossnet predict {run} IMAGE; bossnet export {run}")
 
 
 Model = Annotated[str, typer.Argument(help="A run's folder, a timm name, an architecture or an exported file.")]
@@ -251,13 +253,15 @@ def evaluate(
     model: Model,
     data: Data = None,
     weights: Weights = None,
-    input_size: Annotated[int | None, typer.Option(help="Pixels of a side; by default the network's own.")] = None,
+    input_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels of a side; by default the network's own.")
+    ] = None,
     part: Annotated[str, typer.Option(help="test; or all, train, search-val, search-train.")] = "test",
     out: Annotated[
         Path | None, typer.Option(help="Folder of eval.json and eval.csv; by default the run's, or .")
     ] = None,
     option: Options = None,
-    batch: Annotated[int, typer.Option(help="Images at once.")] = 128,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 128,
     workers: Workers = None,
     strict_images: Annotated[bool, typer.Option("--strict-images", help="Stop at an unreadable image.")] = False,
     device: Device = "auto",
@@ -280,6 +284,9 @@ def evaluate(
         raise UsageError("--data is missing; for instance: bossnet eval bossnet_t0 --data IMAGENET")
     with Runtime.open(_torch_device(model, device), precision) as runtime:
         images = open_images(data, part, strict=strict_images)
+        trained_on = load_config(model)["class_names"] if is_run(model) else None
+        if runtime.is_main and trained_on and images.class_names and tuple(trained_on) != tuple(images.class_names):
+            console.note(f"{data} has other classes than the network was trained on; they are compared by their number")
         classifier = _open_classifier(model, weights, parse_options(option), runtime, device, input_size)
         accuracy = measure_accuracy(
             classifier.logits,
@@ -308,7 +315,7 @@ def predict(
     model: Model,
     images: Annotated[list[str], typer.Argument(help="Image files.")],
     weights: Weights = None,
-    top: Annotated[int, typer.Option(help="Classes to print for each image.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 5,
     option: Options = None,
     device: Device = "auto",
     precision: Precision = "auto",

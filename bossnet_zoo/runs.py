@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from timm import create_model
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from timm import create_model, list_pretrained
 from timm.data import ImageNetInfo
 from timm.models import is_model, list_models
 from torch import nn
@@ -46,7 +47,10 @@ def resolve_model(model: str | Arch, options: Mapping[str, Any] | None = None) -
     for prefix in _SPACE_PREFIXES:
         model = model.removeprefix(prefix)
     if not model[:1].isdigit():
-        raise unknown("model", model, list_models(), "the bossnet names: bossnet list; an architecture works too")
+        hint = "the bossnet names: bossnet list; an architecture and the folder of a training run work too"
+        if Path(model).exists():
+            raise UsageError(f"{model} is no training run; {hint}")
+        raise unknown("model", model, list_models(), hint)
     return resolve_model(parse_arch(model), options)
 
 
@@ -67,11 +71,18 @@ def build_model(
         return create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
     except BossNetError:
         raise
+    except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
+        raise BossNetError(
+            f"{name} could not be fetched ({str(error).splitlines()[0]}); try again with a connection"
+        ) from error
     except FileNotFoundError as error:
         raise CheckpointError(f"the weights of {name} are not there: {error}; bring back a copy") from error
     except (TypeError, ValueError, RuntimeError) as error:
         if "unexpected keyword argument" in str(error):
             raise UsageError(f"{name} has no such option: {error}") from error
+        if "Invalid pretrained tag" in str(error):
+            known = list_pretrained(f"{name.partition('.')[0]}.*")
+            raise unknown("weights", name, known, f"bossnet info {name.partition('.')[0]} lists them") from error
         if pretrained or not given:
             raise
         asked = ", ".join(f"{option}={value!r}" for option, value in given.items())
@@ -133,6 +144,8 @@ def load_config(path: str | Path) -> dict[str, Any]:
         UsageError: it is no training run.
     """
     file = _config_file(Path(path))
+    if not file.exists():
+        raise UsageError(f"{path} is no training run; make one with: bossnet train MODEL --data DATA --out RUN")
     config = load_json(file, "run's settings")
     if not isinstance(config, dict) or config.get("kind") != "train":
         raise UsageError(

@@ -321,6 +321,8 @@ def _begin(
     state = State(network, ema, optimizer)
     if begun:
         state.load(job.out / STATE)
+    elif resume and job.runtime.is_main:
+        console.note(f"{job.out} has no training state, so it begins at its first epoch")
     if job.runtime.is_main:
         keep_metrics_before(job.out, state.epoch)
         _announce(job, state)

@@ -72,7 +72,8 @@ def open_folder(out: Path, config: Mapping[str, Any], resume: bool, overwrite: b
     """Make the folder of a new run, or see that the one in it is the one that `config` describes.
 
     Raises:
-        UsageError: it holds a run that is neither to be resumed nor overwritten; or one of other settings.
+        UsageError: it holds a run that is neither to be resumed nor overwritten, or one of other settings; or it holds
+            other files, or cannot be made.
     """
     file = out / "config.json"
     config = json.loads(json.dumps(config))  # as it will be read back
@@ -82,8 +83,14 @@ def open_folder(out: Path, config: Mapping[str, Any], resume: bool, overwrite: b
         stored = load_json(file, "run's settings")
         check_same_settings(out, stored, config)
         return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be made a folder ({error.strerror}); type another --out") from None
     if file.exists() and not overwrite:
         raise UsageError(f"{out} holds a run; continue it with --resume {out}, or begin anew with --overwrite")
+    if not file.exists() and any(entry.name not in _FILES and entry.name != "tensorboard" for entry in out.iterdir()):
+        raise UsageError(f"{out} holds other files, and no run; type another --out")
     for name in _FILES:
         (out / name).unlink(missing_ok=True)
     for events in (out / "tensorboard").glob("events.*"):

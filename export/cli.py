@@ -126,7 +126,7 @@ def benchmark(
         ),
     ] = None,
     batch: Annotated[str, typer.Option(help="Images at once, with commas.")] = "1,8",
-    threads: Annotated[int, typer.Option(help="Of the CPU; 0 for all cores.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Of the CPU; 0 for all cores.")] = 0,
     peers: Annotated[str | None, typer.Option(help="timm models to measure beside it, untrained, with commas.")] = None,
     seconds: Annotated[float, typer.Option(help="Of measuring, for each runtime and batch size.")] = 3.0,
     calib: Calib = None,
@@ -149,6 +149,8 @@ def benchmark(
     from .benchmark_table import comma_separated, markdown
     from .sessions import is_exported
 
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(f"--seconds {seconds} is not possible; type a number, as in 3")
     if is_exported(model):
         given = {"--formats": formats, "--peers": peers, "--calib": calib, "--weights": weights, "--option": option}
         for name, value in (given | {"--untrained": untrained}).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -176,6 +177,8 @@ def tolerance_for(precision: str, max_rel: float | None, agreement: float | None
     if agreement is not None and not 0 <= agreement <= 1:
         raise UsageError(f"--agreement {agreement} is not possible; type a share of the images, as in 0.99")
     tolerance = TOLERANCES[precision]
+    if max_rel is not None and not 0 <= max_rel < math.inf:
+        raise UsageError(f"--tolerance {max_rel} is not possible; type a relative difference, as in 1e-4")
     if max_rel is not None:
         tolerance = replace(tolerance, max_rel=max_rel)
     return tolerance if agreement is None else replace(tolerance, top1_agreement=agreement)

@@ -8,6 +8,7 @@ section 4.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -96,11 +97,12 @@ class SearchSettings:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UsageError(f"{name} is {value}; it must be at least {least}")
-        if not (self.base_lr > 0 and 0 <= self.momentum < 1 and 0 <= self.target_momentum <= 1):
-            raise UsageError(
-                f"base_lr {self.base_lr}, momentum {self.momentum} and target_momentum {self.target_momentum} are not "
-                "possible; rates are positive and momenta lie between 0 and 1"
-            )
+        if not 0 < self.base_lr < math.inf:
+            raise UsageError(f"base_lr is {self.base_lr}; it must be positive and finite")
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"momentum is {self.momentum}; it must be at least 0 and less than 1")
+        if not 0 <= self.target_momentum <= 1:
+            raise UsageError(f"target_momentum is {self.target_momentum}; it must be between 0 and 1")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
@@ -159,7 +161,8 @@ class SearchSettings:
 
 
 _AT_LEAST = {
-    **dict.fromkeys(("epochs", "num_paths", "global_batch", "resolution", "hidden", "projection"), 1),
+    **dict.fromkeys(("epochs", "num_paths", "global_batch", "hidden", "projection"), 1),
+    "resolution": 8,  # views are padded, turned and cropped; HyTra needs more still
     **dict.fromkeys(("micro_batch", "calibration_images"), 2),  # a single image has no batch statistics
     **dict.fromkeys(("rating_images", "rated_per_path", "max_madds", "max_params"), 1),
     **dict.fromkeys(("warmup_epochs", "weight_decay", "rating_every", "workers"), 0),

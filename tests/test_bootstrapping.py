@@ -225,7 +225,7 @@ def test_a_zero_initialised_gamma_moves_so_that_attention_trains():
 def test_the_rate_scales_linearly_with_the_batch():
     assert PAPER.learning_rate == pytest.approx(4.8)
     assert replace(PAPER, global_batch=1024).learning_rate == pytest.approx(1.2)
-    assert DEMO.learning_rate == pytest.approx(4.8 * DEMO.global_batch / 4096)
+    assert DEMO.learning_rate == pytest.approx(DEMO.base_lr * DEMO.global_batch / 4096)
 
 
 def test_the_rate_warms_up_for_one_epoch_and_falls_to_zero_by_cosine(tmp_path):

@@ -35,7 +35,10 @@ def commands(app: typer.Typer, path: tuple[str, ...] = ()) -> dict[tuple[str, ..
     return found
 
 
-LIMITED = ("--resolution", "--seed", "--throughput")  # options whose range the parser itself checks
+LIMITED = (
+    *("--resolution", "--seed", "--throughput", "--epochs", "--save-every", "--device-batch", "--workers"),
+    *("--batch", "--input-size", "--top", "--threads"),
+)  # options whose range the parser itself checks
 COMMANDS = {
     words: command for app in (cli.app, search_app, export_app) for words, command in sorted(commands(app).items())
 }
@@ -83,6 +86,11 @@ def test_every_command_shows_an_example_whose_options_exist(words):
         (["search"], 2, "the paper's search needs images: type --data FOLDER"),
         (["search", "--preset", "demo", "--data", "digts"], 2, "data 'digts' is no folder and no known name"),
         (["search", "--preset", "demo", "--epochs", "0"], 2, "epochs is 0; it must be at least 1"),
+        (["search", "--preset", "demo", "--space", "nats", "--resolution", "1"], 2, "it must be at least 8"),
+        (["search", "--preset", "demo", "--target-momentum", "2"], 2, "target_momentum is 2.0; it must be between"),
+        (["search", "--preset", "demo", "--base-lr", "inf"], 2, "base_lr is inf; it must be positive and finite"),
+        (["info", "bossnet_t0.nope"], 2, "did you mean bossnet_t0.in1k or bossnet_t0.ema_in1k?"),
+        (["train", "--resume", "nope"], 2, "nope is no training run"),
         (["search", "--preset", "demo", "--max-madds", "many"], 2, "--max-madds 'many' is no amount"),
         (["search", "--preset", "demo", "--space-option", "base_widht=8"], 2, "did you mean base_width?"),
         (["search", "--preset", "demo", "--device", "gpu"], 2, "unknown device 'gpu'; allowed: auto, cpu"),
@@ -117,6 +125,14 @@ def test_a_request_that_cannot_be_carried_out_is_one_sentence(monkeypatch, capfd
         ["search", "--preset", "demo", "--throughput", "0", "--dry-run"],
         ["truth", "--seed", "-1"],
         ["train", "test_bossnet_t", "--seed", "-1"],
+        ["train", "test_bossnet_t", "--epochs", "0"],
+        ["train", "test_bossnet_t", "--save-every", "0"],
+        ["train", "test_bossnet_t", "--device-batch", "0"],
+        ["train", "test_bossnet_t", "--workers", "-1"],
+        ["eval", "test_bossnet_t", "--batch", "0"],
+        ["eval", "test_bossnet_t", "--input-size", "0"],
+        ["predict", "test_bossnet_t", "x.png", "--top", "0"],
+        ["benchmark", "test_bossnet_t", "--threads", "-1"],
     ],
     ids=" ".join,
 )

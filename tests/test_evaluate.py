@@ -252,7 +252,7 @@ def test_a_run_is_resumed_by_its_folder_alone(trained):
         (("train",), r"MODEL, --data, --recipe, --out missing; for instance: bossnet train"),
         (("train", "4c", "--data", "digits", "--recipe", "bossnet-x", "--out", "x"), "unknown recipe 'bossnet-x'"),
         (("train", "4c", "--option", "base_width", "--data", "digits"), "--option 'base_width' has no value"),
-        (("train", "--resume", "nowhere"), "does not exist"),
+        (("train", "--resume", "nowhere"), "nowhere is no training run"),
         (("train", "--resume", "a", "--out", "b"), "leave out --out"),
         (("eval", "bossnet_t0"), "--data is missing"),
         (("eval", "bosnet_t0", "--data", "digits"), "did you mean bossnet_t0"),

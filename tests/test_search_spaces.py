@@ -209,7 +209,7 @@ def invoke(*arguments: str):
 )
 @pytest.mark.parametrize(
     ("method", "optimiser"),
-    [("bossnas", "LARS 0.075"), ("dna", "teacher test_resnet"), ("unnas", "SGD 0.1 (0.05 at 32)")],
+    [("bossnas", "LARS 4.8 (614.4 at 4096)"), ("dna", "teacher test_resnet"), ("unnas", "SGD 0.05 (0.05 at 32)")],
 )
 def test_every_space_and_method_can_be_planned(space, count, blocks, method, optimiser):
     options = ["--teacher", "test_resnet"] if method == "dna" else []

@@ -20,7 +20,7 @@ from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import CheckpointError, UsageError
 from bossnet_zoo.evaluate import measure_accuracy
 from bossnet_zoo.runs import build_model, load_run, open_model
-from bossnet_zoo.training_run import State
+from bossnet_zoo.training_run import State, open_folder
 
 
 def test_a_run_is_overwritten_only_when_asked(pictures, whole_run, tmp_path):
@@ -130,3 +130,12 @@ def test_a_state_has_its_checksum_even_if_the_program_dies_between_the_two(tmp_p
     assert checkpoint.load_state(path) == {"step": 1}
     checkpoint.save_state(path, {"step": 3})
     assert checkpoint.load_state(path) == {"step": 3}
+
+
+def test_a_folder_of_other_things_is_no_place_for_a_run(tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="holds other files, and no run"):
+        open_folder(tmp_path, {}, resume=False, overwrite=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["photo.png"]
+    with pytest.raises(UsageError, match="cannot be made a folder"):
+        open_folder(tmp_path / "photo.png" / "run", {}, resume=False, overwrite=False)
