@@ -244,10 +244,12 @@ def open_model(model: str | Arch, weights: str | None = None, **options: Any) ->
         options: arguments of the network, for instance `base_width=8`.
 
     Raises:
-        UsageError: nothing to be found under that name.
+        UsageError: nothing to be found under that name, or options for a run, which has its own.
         CheckpointError: weights that are missing, damaged or do not fit.
     """
     if isinstance(model, str) and is_run(model):
+        if options:
+            raise UsageError(f"{model} is a run, and its network is as it was trained; leave out --option")
         if weights is None or weights in WEIGHTS:
             return load_run(model, weights or "best")[0]
         network = load_run(model)[0]

@@ -279,10 +279,11 @@ class DistillationTraining(Training):
             target = student.teacher_projection(pooled)
             with runtime.autocast():
                 x = student.entry(x)
+            others = target.roll(1, 0)  # each image's neighbour in the batch
             errors, elsewhere = {}, {}
             for path, output in tree.outputs(x):
                 errors[path] = (output - target).abs().mean(dim=1)
-                elsewhere[path] = (output - target.roll(1, 0)).abs().mean(dim=1)
+                elsewhere[path] = (output - others).abs().mean(dim=1)
             sums.add(errors, elsewhere)
         student.train()
         return sums.finish(runtime)

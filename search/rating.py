@@ -207,9 +207,10 @@ def rate_paths(
         views = torch.cat([first, second])
         centre = population_centre([projection for _, projection in target.outputs(views)])
         swapped = torch.cat([centre[len(first) :], centre[: len(first)]])
+        others = swapped.roll(1, 0)  # each image's neighbour in the batch
         distances, elsewhere = {}, {}
         for path, prediction in online.outputs(views):
-            distances[path], elsewhere[path] = distance(prediction, swapped), distance(prediction, swapped.roll(1, 0))
+            distances[path], elsewhere[path] = distance(prediction, swapped), distance(prediction, others)
         sums.add(distances, elsewhere)
     siamese.train(was_training)
     return sums.finish(runtime, views=2)

@@ -265,6 +265,11 @@ def test_wrong_requests_say_what_to_type(arguments, message):
         run(*arguments)
 
 
+def test_a_run_takes_no_options_of_a_network(trained):
+    with pytest.raises(UsageError, match="is a run, and its network is as it was trained; leave out --option"):
+        open_model(str(trained), base_width=8)
+
+
 def test_resuming_with_another_setting_is_an_error(trained):
     with pytest.raises(UsageError, match=r"recipe\.epochs was 1, now 2"):
         run("train", "--resume", str(trained), "--epochs", "2")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import warm
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from bossnet_zoo.checkpoint import load_state
+from bossnet_zoo.errors import BossNetError
 
 _BY_THE_CLOCK = ("seconds", "images_per_second")  # what no two runs have in common
 
@@ -123,7 +124,7 @@ def _is_whole(file: Path) -> bool:
                 return all(weights.get_tensor(name) is not None for name in list(weights.keys()))
         elif file.suffix == ".pt":
             load_state(file)
-    except Exception:
+    except (OSError, ValueError, SafetensorError, BossNetError):  # how each format says that a file ends too early
         return False
     return True
 
