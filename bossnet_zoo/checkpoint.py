@@ -149,10 +149,17 @@ def _fits(value: Any, hint: Any) -> bool:
         items = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
         return len(items) == len(value) and all(map(_fits, value, items))
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+        return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return kind is Any or isinstance(value, kind)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that float64 cannot hold
+        return False
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
@@ -207,6 +214,17 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     if expected not in (None, hash_tensors(weights)):
         raise DamagedFileError(f"{path} is damaged: its values do not match its checksum; fetch it again")
     return weights
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The text metadata of a safetensors file. Raises `DamagedFileError`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DamagedFileError(f"{path} is damaged or no safetensors file ({error}); fetch it again") from None
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:

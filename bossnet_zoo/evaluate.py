@@ -20,7 +20,7 @@ from .datasets import ImageSet
 from .errors import DataError
 from .image_sources import UNREADABLE, FileSource
 from .loading import DEVICE_BATCH, count_workers, eval_batches, eval_transform, load
-from .runs import class_names_of
+from .runs import check_preprocessing, class_names_of
 from .runtime import Runtime
 
 Predictor = Callable[[Tensor], Tensor]  # (B, C, H, W) -> (B, num_classes) logits
@@ -120,8 +120,13 @@ class Classifier:
 
 
 def preprocessing_of(model: nn.Module, input_size: int | None = None) -> dict[str, Any]:
-    """How a network wants its images, in timm's names; at `input_size` pixels if given."""
+    """How a network wants its images, in timm's names; at `input_size` pixels if given.
+
+    Raises:
+        UsageError: what its files say cannot be.
+    """
     config = resolve_model_data_config(model)
+    check_preprocessing(config, f"preprocessing of {type(model).__name__}")
     if input_size is not None:
         config["input_size"] = (config["input_size"][0], input_size, input_size)
     return config

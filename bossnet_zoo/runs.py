@@ -13,13 +13,15 @@ from timm.data import ImageNetInfo
 from timm.models import is_model, list_models
 from torch import nn
 
-from .checkpoint import check_fields, load_json, reading
+from .checkpoint import check_fields, load_json, read_metadata, reading
 from .errors import BossNetError, CheckpointError, UsageError, unknown
 from .models.weights import load_strictly, read_weights
 from .recipes import Recipe
 from .spaces import Arch, HyTraArch, MBConvArch, NatsArch, parse_arch
 
 WEIGHTS = {"best": "best.safetensors", "model": "last.safetensors", "ema": "last_ema.safetensors"}
+ROLE = "file"  # metadata of a run's weights: the name of the file they were written as
+_LARGEST_SIDE, _SMALLEST_CROP = 2**14, 1 / 64  # of an image that a network takes
 _GENERIC_NAMES = {HyTraArch: "hytra", MBConvArch: "mbconv", NatsArch: "nats_size"}
 LOCAL = "local-dir:"  # timm's prefix of a folder with config.json and model.safetensors
 LOCAL_WEIGHTS = "model.safetensors"
@@ -78,6 +80,10 @@ def build_model(
     except FileNotFoundError as error:
         raise CheckpointError(f"the weights of {name} are not there: {error}; bring back a copy") from error
     except (TypeError, ValueError, RuntimeError) as error:
+        if "No suitable checkpoints" in str(error):  # timm's, of a folder
+            raise CheckpointError(
+                f"{name} has no file of weights; {LOCAL_WEIGHTS} belongs beside config.json"
+            ) from error
         if "unexpected keyword argument" in str(error):
             raise UsageError(f"{name} has no such option: {error}") from error
         if "Invalid pretrained tag" in str(error):
@@ -100,6 +106,23 @@ class Preprocessing:
     crop_pct: float
     crop_mode: Literal["center", "squash", "border"]
     interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+
+
+def check_preprocessing(values: Any, what: str) -> None:
+    """Make sure that values from a file are a `Preprocessing` that images can be given. Raises `UsageError`."""
+    check_fields(Preprocessing, values, what)
+    channels, *sides = values["input_size"]
+    possible = {
+        "input_size": channels > 0 and all(0 < side <= _LARGEST_SIDE for side in sides),
+        "mean": len(values["mean"]) in (1, channels),
+        "std": len(values["std"]) in (1, channels) and all(deviation > 0 for deviation in values["std"]),
+        "crop_pct": values["crop_pct"] >= _SMALLEST_CROP,
+    }
+    for name, is_possible in possible.items():
+        if not is_possible:
+            raise UsageError(
+                f"{what}: {name} is {str(values[name])[:80]}, which cannot be; bring the file back from a copy"
+            )
 
 
 @dataclass(frozen=True)
@@ -153,7 +176,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
             f"an extracted or published network is opened as local-dir:{file.parent}"
         )
     check_fields(RunConfig, config, f"{file}: the run's settings")
-    check_fields(Preprocessing, config["preprocessing"], f"{file}: preprocessing")
+    check_preprocessing(config["preprocessing"], f"{file}: preprocessing")
     with reading(file, "run's settings"):
         Recipe.from_json(config["recipe"])
     return config
@@ -230,7 +253,16 @@ def load_run(path: str | Path, weights: str = "best") -> tuple[nn.Module, dict[s
             **config["model_options"],
         )
     load_strictly(model, read_weights(path), path)
+    if path.suffix == ".safetensors":
+        check_role(path)
     return model.eval(), config
+
+
+def check_role(file: Path) -> None:
+    """Raise `CheckpointError` where a run's weights lie under the name of others, as the last ones under the best's."""
+    role = read_metadata(file).get(ROLE, file.name)
+    if file.name in WEIGHTS.values() and role != file.name:
+        raise CheckpointError(f"{file} holds what the run wrote as {role}; give the files their own names back")
 
 
 def open_model(model: str | Arch, weights: str | None = None, **options: Any) -> nn.Module:

@@ -32,7 +32,16 @@ from .recipes import Recipe
 from .runs import WEIGHTS, build_model, find_origin, load_initial
 from .runtime import Runtime
 from .spaces import Arch
-from .training_run import STATE, State, keep_metrics_before, open_board, open_folder, save_epoch_weights, write_board
+from .training_run import (
+    STATE,
+    State,
+    check_kept_weights,
+    keep_metrics_before,
+    open_board,
+    open_folder,
+    save_epoch_weights,
+    write_board,
+)
 
 
 @dataclass(frozen=True)
@@ -321,6 +330,8 @@ def _begin(
     state = State(network, ema, optimizer)
     if begun:
         state.load(job.out / STATE)
+        if job.runtime.is_main:
+            check_kept_weights(job.out, state, finished=state.epoch == job.recipe.epochs)
     elif resume and job.runtime.is_main:
         console.note(f"{job.out} has no training state, so it begins at its first epoch")
     if job.runtime.is_main:

@@ -20,9 +20,19 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from . import console
-from .checkpoint import load_json, load_state, read_jsonl, save_json, save_state, save_text, save_weights
-from .errors import UsageError
-from .runs import WEIGHTS
+from .checkpoint import (
+    load_json,
+    load_state,
+    load_weights,
+    read_jsonl,
+    read_metadata,
+    save_json,
+    save_state,
+    save_text,
+    save_weights,
+)
+from .errors import CheckpointError, UsageError
+from .runs import ROLE, WEIGHTS, check_role
 
 STATE = "state.pt"
 _FREE = ("version", "runtime")  # a run may be resumed by another version, or on another device
@@ -131,10 +141,43 @@ def save_epoch_weights(out: Path, state: State, record: Mapping[str, Any]) -> No
     for kind, (network, top1) in by_kind.items():
         about = {"epoch": str(record["epoch"]), "weights": kind}
         about |= {} if top1 is None else {"top1": f"{top1:.4f}"}
-        save_weights(out / WEIGHTS[kind], network.state_dict(), about)
+        _save_as(out / WEIGHTS[kind], network, about)
         if top1 is not None and top1 > state.best_top1:
             state.best_top1, state.best_epoch = top1, record["epoch"]
-            save_weights(out / WEIGHTS["best"], network.state_dict(), about)
+            _save_as(out / WEIGHTS["best"], network, about)
+
+
+def _save_as(file: Path, network: nn.Module, about: Mapping[str, str]) -> None:
+    """Weights that know the name of their file: see `check_role`."""
+    save_weights(file, network.state_dict(), {**about, ROLE: file.name})
+
+
+def check_kept_weights(out: Path, state: State, finished: bool) -> None:
+    """Make sure that the weights that a resumed run will not write again are those that its state tells of.
+
+    A file may be of the epoch that is about to be repeated: the run may have been killed before its state was saved.
+
+    Raises:
+        CheckpointError: one is damaged, or was exchanged for another.
+    """
+    best = out / WEIGHTS["best"]
+    if state.best_epoch >= 0 and not best.exists() and not finished:
+        console.note(f"{best} is gone; the best of the epochs to come will take its place")
+        state.best_top1, state.best_epoch = -1.0, -1
+    expected = {best: state.best_epoch}
+    if finished:
+        expected |= {out / WEIGHTS[kind]: state.epoch - 1 for kind in ("model", "ema")}
+    for file, epoch in expected.items():
+        if epoch < 0 or not file.exists():
+            continue
+        load_weights(file)
+        check_role(file)
+        found = read_metadata(file).get("epoch")
+        if found not in (str(epoch), str(state.epoch)):
+            raise CheckpointError(
+                f"{file} is of epoch {found}, and the run's state remembers epoch {epoch}; "
+                "bring back a copy, or remove it"
+            )
 
 
 def open_board(folder: Path, step: int) -> Any:

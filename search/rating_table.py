@@ -10,6 +10,7 @@ The plain form has one table per block: `"blocks": [{"4cccc": -3.1}, {"4cccc": -
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bossnet_zoo.checkpoint import load_json, save_json
-from bossnet_zoo.errors import UsageError
+from bossnet_zoo.errors import CheckpointError, UsageError
 from bossnet_zoo.spaces import Arch, Entry, Space, get_space
 
 FORMAT = 1
@@ -86,6 +87,19 @@ class RatingTable:
                     known = ", ".join(sorted(allowed))
                     raise UsageError(f"ratings of block {block + 1}: no entry {entry!r}; allowed: {known}")
                 _check_paths(space, block, entry, ratings)
+
+    def check_origin(self, expected: Mapping[str, Any], file: Path) -> None:
+        """Make sure that `meta` says what `expected` does, for a search that takes over what an earlier one rated.
+
+        Raises:
+            CheckpointError: these are the ratings of another search, or `file` was edited.
+        """
+        for name, value in json.loads(json.dumps(expected)).items():
+            if self.meta.get(name) != value:
+                raise CheckpointError(
+                    f"{file}: {name} is {str(self.meta.get(name))[:80]!r}, and in this search it is {value!r}; "
+                    "bring back a copy, or remove it: every block is then trained again"
+                )
 
     def score(self, space: Space, arch: Arch, lambdas: Sequence[float] | None = None) -> float | None:
         """Weighted sum of the ratings of the architecture's paths, in block order; None where a path has no rating."""

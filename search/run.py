@@ -56,17 +56,8 @@ FORMAT = 1
 TOP = 10  # architectures listed in architectures.json
 LEARNED = 1.05  # a block has learned to tell images apart if another image's target is that much farther away
 WRITTEN = (  # by a search, `bossnet rank` and the demo, besides config.json
-    *(
-        "split.json",
-        "metrics.jsonl",
-        "tensorboard",
-        "blocks",
-        "ratings.json",
-        "state-*",
-        ".*.tmp",
-        "architectures.json",
-    ),
-    *("report.html", "ranking.*", "demo.json", "retrain", "export"),
+    *("split.json", "metrics.jsonl", "tensorboard", "blocks", "ratings.json", "state-*", ".*.tmp"),
+    *("architectures.json", "report.html", "ranking.*", "demo.json", "retrain", "export"),
 )
 
 
@@ -246,12 +237,11 @@ def _open(settings: SearchSettings, out: FilePath, runtime: Runtime, split_file:
 
 
 def _load_table(setup: Setup) -> RatingTable:
-    """Ratings of the stages finished so far; an empty table at the start."""
-    file = setup.out / "ratings.json"
-    if file.exists():
-        table = read_ratings(file)
-        table.check(setup.space)
-        return table
+    """Ratings of the stages finished so far; an empty table at the start.
+
+    Raises:
+        CheckpointError: they are another search's.
+    """
     settings = setup.settings
     meta = {
         "space_options": dict(settings.space_options),
@@ -261,6 +251,12 @@ def _load_table(setup: Setup) -> RatingTable:
         "coverage": settings.coverage,
         "split": {"search_train": len(setup.train_images), "rated_on": len(setup.rating_images)},
     }
+    file = setup.out / "ratings.json"
+    if file.exists():
+        table = read_ratings(file)
+        table.check(setup.space)
+        table.check_origin(meta, file)
+        return table
     return RatingTable(settings.space, tuple({} for _ in range(setup.space.num_blocks)), meta=meta)
 
 

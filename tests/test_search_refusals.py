@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -12,7 +14,7 @@ from tiny_search import RUN_FILES, assert_same_search, run_until_killed, write_i
 
 from bossnet_zoo import checkpoint
 from bossnet_zoo.checkpoint import load_json, save_json
-from bossnet_zoo.errors import BossNetError, DataError, UsageError
+from bossnet_zoo.errors import BossNetError, CheckpointError, DataError, UsageError
 from bossnet_zoo.search import stage as stage_module
 from bossnet_zoo.search.run import read_config, resume_settings, search, start_run
 from bossnet_zoo.search.states import load_stage, state_file
@@ -64,6 +66,15 @@ def test_resuming_under_other_settings_is_an_error(whole_search, change, said):
 def test_resuming_with_the_same_settings_again_is_none(search_settings, whole_search):
     again = {"epochs": 2, "data": search_settings.data, "space_options": {"base_width": 8}}
     assert resume_settings(whole_search, again).to_json() == load_json(whole_search / "config.json")["settings"]
+
+
+def test_resuming_with_the_ratings_of_another_search_is_an_error(whole_search, tmp_path):
+    run = Path(shutil.copytree(whole_search, tmp_path / "run"))
+    save_json(run / "ratings.json", load_json(run / "ratings.json") | {"seed": 1})
+    with pytest.raises(
+        CheckpointError, match=r"ratings\.json: seed is '1', and in this search it is 0; bring back a copy"
+    ):
+        search(resume_settings(run), run, CPU)
 
 
 def test_resuming_what_is_no_search_is_an_error(tmp_path):

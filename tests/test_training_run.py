@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from tiny_training import ARCH, CPU, OPTIONS, TINY, Killed, fit
 
 import bossnet_zoo.train as training
 from bossnet_zoo import checkpoint, recipe_parts, training_run
-from bossnet_zoo.checkpoint import load_json, read_jsonl
+from bossnet_zoo.checkpoint import load_json, read_jsonl, read_metadata
 from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import CheckpointError, UsageError
 from bossnet_zoo.evaluate import measure_accuracy
@@ -58,6 +60,50 @@ def test_weights_say_what_they_are(whole_run):
     assert int(about["epoch"]) == best["best_epoch"]
     raw, ema = (load_file(whole_run / name) for name in ("last.safetensors", "last_ema.safetensors"))
     assert not torch.equal(raw["conv1.weight"], ema["conv1.weight"])
+
+
+def test_weights_under_the_name_of_others_are_refused(whole_run, tmp_path):
+    run = Path(shutil.copytree(whole_run, tmp_path / "run"))
+    (run / "last.safetensors").replace(run / "best.safetensors")
+    with pytest.raises(CheckpointError, match=r"best\.safetensors holds what the run wrote as last\.safetensors"):
+        load_run(run)
+    shutil.copy(run / "last_ema.safetensors", run / "mine.safetensors")  # a name of one's own is no claim
+    load_run(run / "mine.safetensors")
+
+
+def test_resuming_compares_the_best_weights_with_the_state(pictures, whole_run, tmp_path):
+    run = Path(shutil.copytree(whole_run, tmp_path / "run"))
+    best = run / "best.safetensors"
+    fit(pictures, run, resume=True)  # as they are
+    weights, about = load_file(best), read_metadata(best)
+    checkpoint.save_weights(best, weights, {**about, "epoch": "7"})
+    with pytest.raises(CheckpointError, match="is of epoch 7, and the run's state remembers epoch"):
+        fit(pictures, run, resume=True)
+    best.write_bytes(best.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        fit(pictures, run, resume=True)
+    best.unlink()
+    fit(pictures, run, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mean", [0.5, 0.5]), ("std", [1, 0, 1]), ("std", [10**400] * 3), ("input_size", [3, 0, 8]), ("crop_pct", 0)],
+)
+def test_preprocessing_that_cannot_be_is_refused(whole_run, tmp_path, name, value):
+    config = load_json(whole_run / "config.json")
+    config["preprocessing"][name] = value
+    checkpoint.save_json(tmp_path / "config.json", config)
+    with pytest.raises(UsageError, match=f"preprocessing: {name} is .*, which .*cannot be"):
+        load_run(tmp_path)
+
+
+def test_a_local_network_without_weights_is_one_sentence(tmp_path):
+    checkpoint.save_json(tmp_path / "config.json", {"architecture": "test_bossnet_t"})
+    with pytest.raises(
+        CheckpointError, match=r"has no file of weights; model\.safetensors belongs beside config\.json"
+    ):
+        open_model(f"local-dir:{tmp_path}")
 
 
 def test_epochs_without_a_test_change_nothing_but_what_is_known(pictures, whole_run, tmp_path):
