@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,6 +16,7 @@ Item = TypeVar("Item")
 
 results = Console(highlight=False, soft_wrap=True)
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
+_documents: TextIO | None = None  # where `print_json` writes, within `only_json`
 
 
 def set_quiet(quiet: bool) -> None:
@@ -30,6 +33,33 @@ def note(message: str) -> None:
 def note_once(message: str) -> None:
     """A note that need not be read twice, however often there is reason for it."""
     note(message)
+
+
+@contextlib.contextmanager
+def only_json() -> Iterator[None]:
+    """Within it stdout belongs to `print_json`; whatever else is printed, by libraries too, goes to stderr."""
+    global _documents
+    _documents = sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _documents = None
+
+
+def print_json(value: object) -> None:
+    """The one document of a command called with `--json`."""
+    print(json.dumps(value, indent=2, ensure_ascii=False), file=_documents or sys.stdout)
+
+
+@contextlib.contextmanager
+def working_on(what: str) -> Iterator[None]:
+    """Say what takes its time, as long as it does; silent where stderr is no terminal."""
+    if sys.stderr.isatty() and not notes.quiet:
+        with notes.status(what):
+            yield
+    else:
+        yield
 
 
 def track(items: Iterable[Item], description: str, total: int, *, show: bool = True) -> Iterator[Item]:

@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 from . import console, image_sources
 from .checkpoint import load_json, reading, save_json
 from .determinism import seeded
-from .errors import DataError, UsageError
+from .errors import DataError, UnknownDataError, UsageError
 from .image_sources import UNREADABLE, Source
 
 PARTS = ("search-train", "search-val", "train", "test", "all")
@@ -212,7 +212,7 @@ def _open(name: str, train: bool) -> Source | None:
         return image_sources.shards(name) if train else None
     if Path(name).is_dir():
         return image_sources.folder(Path(name), train)
-    raise UsageError(f"data {name!r} is no folder and no known name; {DATA_HINT}")
+    raise UnknownDataError(f"data {name!r} is no folder and no known name; {DATA_HINT}")
 
 
 def cifar_folder() -> str:

@@ -23,8 +23,18 @@ class UsageError(BossNetError, ValueError):
     exit_code = 2
 
 
+class StoppedError(BossNetError):
+    """Ctrl-C; the message says how to go on."""
+
+    exit_code = 130  # as shells have it
+
+
 class ArchitectureError(UsageError):
     """An architecture, or one of its paths, that lies outside its search space."""
+
+
+class UnknownDataError(UsageError):
+    """Data that is no known name and no folder."""
 
 
 class DataError(BossNetError):

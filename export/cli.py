@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bossnet_zoo import console
-from bossnet_zoo.cli import AsJson, parse_options, print_json
+from bossnet_zoo.commands import TRAIN_EXAMPLE, AsJson, NetworkOptions, Weights, command, complete_model, parse_options
+from bossnet_zoo.console import print_json
 from bossnet_zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,19 +21,15 @@ app = typer.Typer()
 
 WEIGHTS_FILES = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
 MODEL = "A run's folder, one of its .safetensors, a timm name, or an architecture."
-Weights = Annotated[str | None, typer.Option(help="ema, model or a file; of a run also best, which is the default.")]
-Options = Annotated[
-    list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="Argument of the network: base_width=8.")
-]
 Untrained = Annotated[bool, typer.Option("--untrained", help="Fresh random weights: enough to measure speed.")]
 Calib = Annotated[
     str | None, typer.Option(metavar="DATA", help="Images that show INT8 the range of values; also compared on.")
 ]
 
 
-@app.command()
+@command(app, "bossnet export bossnet_m1 --untrained --out deploy")
 def export(
-    model: Annotated[str | None, typer.Argument(help=MODEL)] = None,
+    model: Annotated[str | None, typer.Argument(help=MODEL, autocompletion=complete_model)] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="An ONNX file; the default where nothing is chosen.")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="A TensorRT engine for this machine's GPU.")] = False,
     trt_rtx: Annotated[bool, typer.Option("--trt-rtx", help="An engine for RTX GPUs; built without one.")] = False,
@@ -40,12 +37,17 @@ def export(
     bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit convolutions and linear layers; needs --calib.")] = False,
     batch: Annotated[
-        str, typer.Option(help="Images at once: 8 for always 8; 1:8:64 for any, an engine at least, best, at most.")
+        str,
+        typer.Option(
+            metavar="SIZES", help="Images at once: 8 for always 8; 1:8:64 for any, an engine at least, best, at most."
+        ),
     ] = "1:8:64",
     dynamic_size: Annotated[
         bool, typer.Option("--dynamic-size", help="Take images of any size within --sizes.")
     ] = False,
-    sizes: Annotated[str | None, typer.Option(help="Sides in pixels, 160:224:288; by default half to double.")] = None,
+    sizes: Annotated[
+        str | None, typer.Option(metavar="SIZES", help="Sides in pixels, 160:224:288; by default half to double.")
+    ] = None,
     input_size: Annotated[int | None, typer.Option(help="Pixels of a side; by default the network's own.")] = None,
     opset: Annotated[int | None, typer.Option(help="Version of ONNX's operators, 18 to 25.")] = None,
     pixels: Annotated[bool, typer.Option("--pixels", help="Take uint8 (B, H, W, 3); normalise in the graph.")] = False,
@@ -65,14 +67,12 @@ def export(
         bool, typer.Option("--hardware-compatible", help="An engine of --trt for all GPUs from Ampere on.")
     ] = False,
     weights: Weights = None,
-    option: Options = None,
+    option: NetworkOptions = None,
     untrained: Untrained = False,
     formats: Annotated[bool, typer.Option("--formats", help="Print the table of formats, and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a network as ONNX file or TensorRT engine, and compare it with PyTorch at once.
-
-    Example: bossnet export bossnet_t0 --trt --fp16 --out deploy
+    """Write a network as ONNX or TensorRT, compared with PyTorch.
 
     Ends with exit code 3 where the file does not compute what PyTorch does, or not in the precision asked for. Whatever
     goes wrong, no file is left under its final name.
@@ -115,7 +115,7 @@ def export(
     _print_reports(export_network(network, _name(model), out, request), as_json, triton)
 
 
-@app.command()
+@command(app, "bossnet benchmark bossnet_m1 --untrained --batch 1,8 --threads 2")
 def benchmark(
     model: Annotated[str, typer.Argument(help=f"{MODEL[:-1]}; or an exported file.")],
     formats: Annotated[
@@ -125,7 +125,7 @@ def benchmark(
             "commas; or all. By default torch,onnx."
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Images at once, with commas.")] = "1,8",
+    batch: Annotated[str, typer.Option(metavar="SIZES", help="Images at once, with commas.")] = "1,8",
     threads: Annotated[int, typer.Option(min=0, help="Of the CPU; 0 for all cores.")] = 0,
     peers: Annotated[str | None, typer.Option(help="timm models to measure beside it, untrained, with commas.")] = None,
     seconds: Annotated[float, typer.Option(help="Of measuring, for each runtime and batch size.")] = 3.0,
@@ -135,13 +135,13 @@ def benchmark(
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a Markdown table.")] = False,
     weights: Weights = None,
-    option: Options = None,
+    option: NetworkOptions = None,
     untrained: Untrained = False,
     as_json: AsJson = False,
 ) -> None:
-    """Speed, size and difference to PyTorch of a network in every runtime and precision.
+    """Speed of a network in every runtime and precision.
 
-    Example: bossnet benchmark bossnet_t0 --untrained --formats all --calib digits --threads 2
+    Beside it its size, and the difference to PyTorch.
     """
     import dataclasses
 
@@ -187,7 +187,7 @@ def _measure(networks: dict[str, Any], formats: str, settings: dict[str, Any]) -
     return rows
 
 
-@app.command()
+@command(app, f"{TRAIN_EXAMPLE}\nbossnet publish runs/tiny --repo my-team/digits --onnx --dry-run")
 def publish(
     model: Annotated[str, typer.Argument(help="The folder of a training run, or the name of a published model.")],
     repo: Annotated[str, typer.Option("--repo", metavar="ORG/NAME", help="The repository on the Hub.")],
@@ -199,9 +199,9 @@ def publish(
     license: Annotated[str, typer.Option(help="Of a run's weights, in the Hub's spelling: apache-2.0.")] = "unknown",
     as_json: AsJson = False,
 ) -> None:
-    """Send a network to the Hugging Face Hub: weights, configuration, a card, and ONNX where wanted; never engines.
+    """Send a network to the Hugging Face Hub.
 
-    Example: bossnet publish runs/mine --repo my-team/flowers --onnx --dry-run
+    Weights, configuration, a card, and ONNX where wanted; never engines.
     """
     from .hub import upload, write_repository
 

@@ -10,7 +10,31 @@ from typing import Annotated, Any
 import typer
 
 from bossnet_zoo import console
-from bossnet_zoo.cli import MAX_SEED, AsJson, parse_amount, parse_options, print_json
+from bossnet_zoo.checkpoint import load_json
+from bossnet_zoo.commands import (
+    SEARCH_EXAMPLE,
+    AsJson,
+    Data,
+    Device,
+    Epochs,
+    GlobalBatch,
+    ImageSize,
+    Overwrite,
+    Precision,
+    RecipeName,
+    Seed,
+    SpaceName,
+    SpaceOptions,
+    Workers,
+    check_seed,
+    command,
+    one_of,
+    parse_amount,
+    parse_options,
+    resized,
+    resumable,
+)
+from bossnet_zoo.console import print_json
 from bossnet_zoo.errors import UsageError
 
 from .cli_solve import app as solve_app
@@ -19,27 +43,31 @@ app = typer.Typer()
 app.add_typer(solve_app)
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")]
-SpaceOption = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the space: base_width=8, se=true.")
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="paper: the paper's settings; demo: minutes on two CPU cores.", autocompletion=one_of("paper", "demo")
+    ),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Decides everything that is random.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
-MaxMAdds = Annotated[str | None, typer.Option(help="Most multiply-adds of an architecture: 475M, 3.5G or a number.")]
-MaxParams = Annotated[str | None, typer.Option(help="Most parameters: 25M or a number.")]
+Method = Annotated[
+    str | None, typer.Option(help="bossnas, dna or unnas.", autocompletion=one_of("bossnas", "dna", "unnas"))
+]
+MaxMAdds = Annotated[
+    str | None, typer.Option(metavar="AMOUNT", help="Most multiply-adds of an architecture: 475M, 3.5G or a number.")
+]
+MaxParams = Annotated[str | None, typer.Option(metavar="AMOUNT", help="Most parameters: 25M or a number.")]
 
 
-@app.command()
+@command(app, "bossnet search --data digits --preset demo --out runs/search")
 def search(
     ctx: typer.Context,
-    space: Annotated[str | None, typer.Option(help="Search space: hytra, mbconv or nats.")] = None,
-    data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, hf:NAME, a folder or shards.")] = None,
+    space: SpaceName = None,
+    data: Data = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the new run.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
-    preset: Annotated[str, typer.Option(help="paper: the paper's settings; demo: minutes on two CPU cores.")] = "paper",
-    method: Annotated[str | None, typer.Option(help="bossnas, dna or unnas.")] = None,
-    space_option: SpaceOption = None,
+    preset: Preset = "paper",
+    method: Method = None,
+    space_option: SpaceOptions = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the search would take, and stop.")] = False,
     throughput: Annotated[
         float, typer.Option(min=0.001, help="For --dry-run: TFLOP/s of one device in practice.")
@@ -51,7 +79,7 @@ def search(
     epochs: Annotated[int | None, typer.Option(help="Epochs of each block.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Pixels of a view.")] = None,
     num_paths: Annotated[int | None, typer.Option(help="Paths sampled in a step.")] = None,
-    global_batch: Annotated[int | None, typer.Option(help="Images of a step, over all processes.")] = None,
+    global_batch: GlobalBatch = None,
     micro_batch: Annotated[int | None, typer.Option(help="Images that a process takes at once.")] = None,
     base_lr: Annotated[
         float | None, typer.Option(help="Rate of LARS at 4096 images a step, of SGD (unnas) at 32, or of Adam (dna).")
@@ -84,13 +112,16 @@ def search(
     ] = None,
     views: Annotated[str | None, typer.Option(help="byol, digits, cifar or crops.")] = None,
     augment: Annotated[str | None, typer.Option(help="In workers, or on the device.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that load images.")] = None,
+    workers: Workers = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    as_json: AsJson = False,
 ) -> None:
-    """Train a supernet without labels, rate every path, and solve for the best architecture.
+    """Find the best architecture of a space, without labels.
 
-    Example: bossnet search --space hytra --data digits --preset demo --out runs/search
+    Trains a supernet block by block, rates every path, and solves for the best architecture under the bounds given.
+
+    On several GPUs: torchrun --nproc-per-node N -m bossnet_zoo search ...
     """
     from bossnet_zoo.runtime import Runtime
 
@@ -104,20 +135,25 @@ def search(
         settings, folder = run.resume_settings(resume, asked), resume
     else:
         settings, folder = get_preset(preset, **asked), out or Path("runs/search")
-        if not settings.data:
+        if not (settings.data or dry_run):
             raise UsageError("the paper's search needs images: type --data FOLDER (or --data digits --preset demo)")
     check_options(settings.method, asked)
     if dry_run:
         from .plan_text import print_plan
 
-        print_plan(settings, throughput)
+        print_plan(settings, throughput, as_json)
         return
-    with Runtime.open(device, precision) as runtime:
+    with Runtime.open(device, precision) as runtime, resumable(folder, "bossnet search --resume"):
         if resume is None:
             run.start_run(folder, settings, runtime, preset, overwrite)
         result = run.search(settings, folder, runtime)
-        if runtime.is_main:
-            _print_result(result)
+        if not runtime.is_main:
+            return
+    if as_json:
+        best = [solution.to_json() for solution in result.best]
+        print_json({"run": str(result.out), "covered": result.table.meta["covered"], "architectures": best})
+    else:
+        _print_result(result)
 
 
 def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,56 +174,57 @@ def _print_result(result: Any) -> None:
     console.note(f"next: bossnet solve --ratings {result.out / 'ratings.json'} --top 5")
 
 
-@app.command()
+@command(app, "bossnet demo --out runs/demo")
 def demo(
     out: Out = Path("runs/demo"),
     overwrite: Overwrite = False,
     seed: Seed = 0,
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
-    """The whole story on real images in minutes: search, solve, retrain, export, report.
+    """The whole story on real images, in minutes.
 
-    Example: bossnet demo --out runs/demo
+    Searches, solves, retrains what was found and a plain network, exports to ONNX, and writes a report.
     """
     from bossnet_zoo.runtime import Runtime
 
     from .demo import run_demo
 
-    with Runtime.open(device) as runtime:
+    with Runtime.open(device) as runtime, resumable(out, "bossnet demo --overwrite --out"):
         run_demo(out, runtime, seed=seed or 0, overwrite=overwrite)
+    if as_json:
+        print_json(load_json(out / "demo.json"))
 
 
-@app.command()
+@command(app, "bossnet truth --space nats --data digits --sample 3 --smoke --out runs/truth")
 def truth(
-    space: Annotated[str | None, typer.Option(help="Search space: hytra, mbconv or nats.")] = None,
-    data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, hf:NAME, a folder or shards.")] = None,
-    sample: Annotated[int | None, typer.Option(help="How many architectures.")] = None,
+    space: SpaceName = None,
+    data: Data = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="How many architectures.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the new study.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the study in this folder.")] = None,
     overwrite: Overwrite = False,
-    space_option: SpaceOption = None,
-    recipe: Annotated[str, typer.Option(help="bossnet-t, bossnet-m or finetune.")] = "bossnet-t",
+    space_option: SpaceOptions = None,
+    recipe: RecipeName = "bossnet-t",
     smoke: Annotated[bool, typer.Option("--smoke", help="The recipe in small, as for bossnet train.")] = False,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the images.")] = None,
-    global_batch: Annotated[int | None, typer.Option(help="Images of a step, over all processes.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Pixels of a side.")] = None,
+    epochs: Epochs = None,
+    global_batch: GlobalBatch = None,
+    image_size: ImageSize = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=MAX_SEED, help="Decides which architectures, and their training.")
+        int, typer.Option(callback=check_seed, help="Decides which architectures, and their training.")
     ] = 0,
-    seeds: Annotated[int, typer.Option(help="Trainings of each architecture, to average.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each architecture, to average.")] = 1,
     weights: Annotated[str, typer.Option(help="Whose accuracy counts: model, or ema for averaged weights.")] = "model",
     train_part: Annotated[str, typer.Option(help="train; or search-val or search-train, which are smaller.")] = "train",
-    workers: Annotated[int | None, typer.Option(help="Processes that load images.")] = None,
+    workers: Workers = None,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Train sampled architectures from scratch, and write their accuracies to OUT/truth.json for bossnet rank.
+    """True accuracies of sampled architectures, for bossnet rank.
 
-    Example: bossnet truth --space nats --data digits --sample 50 --smoke --out runs/truth
+    Every one is trained from scratch; OUT/truth.json is written anew after each.
     """
-    from dataclasses import replace
-
     from bossnet_zoo.recipes import get_recipe
     from bossnet_zoo.runtime import Runtime
 
@@ -200,15 +237,12 @@ def truth(
     else:
         if not (space and data and sample and out):
             raise UsageError("type --space, --data, --sample and --out, or --resume FOLDER to go on with a study")
-        base = get_recipe(recipe).smoke() if smoke else get_recipe(recipe)
-        base = base.with_epochs(epochs) if epochs else base
-        sizes = {"global_batch": global_batch, "image_size": image_size}
-        chosen = replace(base, **{name: value for name, value in sizes.items() if value is not None})  # type: ignore[arg-type]
+        chosen = resized(get_recipe(recipe or "bossnet-t"), smoke, epochs, global_batch, image_size)
         options = parse_options(space_option)
         kind: Any = weights
         study = Study(space, data, chosen, sample, options, seed, seeds, kind, (train_part, "test"))
         folder = out
-    with Runtime.open(device, precision) as runtime:
+    with Runtime.open(device, precision) as runtime, resumable(folder, "bossnet truth --resume"):
         if resume is None:
             start_study(folder, study, runtime, overwrite)
         table = measure_truth(study, folder, runtime, workers=workers)
@@ -222,34 +256,34 @@ def truth(
     console.note(f"next: bossnet rank --ratings RATINGS --truth {folder / 'truth.json'}")
 
 
-@app.command()
+@command(app, f"{SEARCH_EXAMPLE}\nbossnet report runs/nats --figures figures")
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a search, finished or not.")],
     figures: Annotated[Path | None, typer.Option(help="Write the figures to this folder too, as SVG.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Write the report of a search again, from what its folder holds.
-
-    Example: bossnet report runs/search --figures figures
-    """
+    """Write the report of a search again."""
     from .report import write_figures, write_report
 
-    print(write_report(run))
-    for file in write_figures(run, figures) if figures is not None else ():
+    page = write_report(run)
+    drawn = write_figures(run, figures) if figures is not None else []
+    if as_json:
+        print_json({"report": str(page), "figures": [*map(str, drawn)]})
+        return
+    for file in (page, *drawn):
         print(file)
 
 
-@app.command()
+@command(app, f"{SEARCH_EXAMPLE}\nbossnet extract runs/nats --out runs/warm --num-classes 10")
 def extract(
     run: Annotated[Path, typer.Argument(help="Folder of a finished search.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for config.json and model.safetensors.")],
     arch: Annotated[str | None, typer.Option(help="Architecture; by default the best one found.")] = None,
-    num_classes: Annotated[int, typer.Option(help="Outputs of the fresh classifier.")] = 1000,
+    num_classes: Annotated[int, typer.Option(min=0, help="Outputs of the fresh classifier.")] = 1000,
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
-    """Write an architecture with its inherited supernet weights as a plain timm model.
-
-    Example: bossnet extract runs/search --out runs/warm --num-classes 10
-    """
+    """An architecture with its supernet weights, as a timm model."""
     from bossnet_zoo.runtime import Runtime
 
     from .extract import extract as extract_model
@@ -257,6 +291,9 @@ def extract(
 
     with Runtime.open(device, "float32") as runtime:
         text = extract_model(run, arch, out, runtime, num_classes)
-    print(text)
+    if as_json:
+        print_json({"architecture": text, "folder": str(out)})
+    else:
+        print(text)
     console.note(f'load it: import bossnet_zoo, timm; timm.create_model("local-dir:{out}", pretrained=True)')
     console.note(f"next: {training_command(run, out)}")

@@ -8,36 +8,52 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bossnet_zoo import console
-from bossnet_zoo.cli import AsJson, parse_options, print_json
+from bossnet_zoo.commands import AsJson, check_seed, command, complete_space, help_text, one_of, parse_options
+from bossnet_zoo.console import print_json
 from bossnet_zoo.errors import UsageError
 
 if TYPE_CHECKING:
     from .latency import LatencyTable
 
-app = typer.Typer(help="Latencies of a space's operations, measured on this device, for bossnet solve.")
+BUILD_EXAMPLE = "bossnet latency build nats --check 5 --out latency.json"
+ABOUT = "Latencies of a space on your own device, for bossnet solve."
+
+app = typer.Typer(
+    help=help_text(BUILD_EXAMPLE, ABOUT),
+    short_help=ABOUT,
+    no_args_is_help=True,
+)
 
 
-@app.command()
+@command(app, BUILD_EXAMPLE)
 def build(
-    source: Annotated[str, typer.Argument(metavar="MODEL_OR_SPACE", help="Or a ratings file, or a search's folder.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL_OR_SPACE", help="Or a ratings file, or a search's folder.", autocompletion=complete_space
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The table's file.")] = Path("latency.json"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    runtime: Annotated[str, typer.Option(help="torch, onnxruntime or tensorrt.")] = "torch",
-    resolution: Annotated[int | None, typer.Option(help="Pixels of a side; by default the space's own.")] = None,
-    batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="Of the CPU; by default as many as PyTorch takes.")] = None,
-    check: Annotated[int, typer.Option(help="Whole networks to compare the table with; 0 for none.")] = 20,
-    rounds: Annotated[int, typer.Option(help="Turns that every network has.")] = 7,
-    seed: Annotated[int, typer.Option(help="Draws the networks.")] = 0,
+    runtime: Annotated[
+        str,
+        typer.Option(help="torch, onnxruntime or tensorrt.", autocompletion=one_of("torch", "onnxruntime", "tensorrt")),
+    ] = "torch",
+    resolution: Annotated[int | None, typer.Option(min=1, help="Pixels of a side; by default the space's own.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; by default as many as PyTorch takes.")] = None,
+    check: Annotated[int, typer.Option(min=0, help="Whole networks to compare the table with; 0 for none.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that every network has.")] = 7,
+    seed: Annotated[int, typer.Option(callback=check_seed, help="Draws the networks.")] = 0,
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="Option of the space: se=false.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table that --out holds.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a table of latencies on this device, and how far its sums are from whole networks.
+    """Measure a table of latencies on this device.
 
-    Example: bossnet latency build bossnet_t0 --device cpu --runtime onnxruntime --out latency.json
+    Whole networks are measured too, to tell how far off the table's sums are.
     """
     from .latency_build import build_table
     from .latency_parts import find_space
@@ -68,15 +84,12 @@ def build(
     console.note(f"next: bossnet solve --ratings RATINGS --latency-table {out} --max-latency-ms MS")
 
 
-@app.command()
+@command(app, f"{BUILD_EXAMPLE}\nbossnet latency show latency.json")
 def show(
     file: Annotated[Path, typer.Argument(help="A table that bossnet latency build wrote.")],
     as_json: AsJson = False,
 ) -> None:
-    """A table of latencies: what was measured, on what, and how well its sums hold.
-
-    Example: bossnet latency show latency.json
-    """
+    """What a table of latencies says, and how well it holds."""
     from .latency import read_latency, words
 
     table = read_latency(file)

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bossnet_zoo import console
-from bossnet_zoo.cli import AsJson, parse_amount, parse_options, print_json
+from bossnet_zoo.commands import (
+    SEARCH_EXAMPLE,
+    AsJson,
+    check_seed,
+    command,
+    complete_space,
+    one_of,
+    parse_amount,
+    parse_options,
+)
+from bossnet_zoo.console import print_json
 from bossnet_zoo.errors import UsageError
 
 from .cli_latency import app as latency_app
@@ -22,12 +32,22 @@ if TYPE_CHECKING:
     from .rating_table import RatingTable
     from .solver import Solution
 
+RANK_EXAMPLE = rf"""
+{SEARCH_EXAMPLE}
+bossnet truth --space nats --space-option "widths=[8,16,24,32]" \
+  --data digits --sample 4 --smoke --epochs 1 --out runs/truth
+bossnet rank --ratings runs/nats/ratings.json --truth runs/truth/truth.json
+"""
+
 app = typer.Typer()
 app.add_typer(latency_app, name="latency")
 
 Ratings = Annotated[Path, typer.Option(help="A search's ratings.json, or one table of paths per block.")]
-SpaceName = Annotated[str | None, typer.Option("--space", help="The space, where the file does not say it right.")]
-SpaceOptions = Annotated[
+RatedSpace = Annotated[
+    str | None,
+    typer.Option("--space", help="The space, where the file does not say it right.", autocompletion=complete_space),
+]
+RatedSpaceOptions = Annotated[
     list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="Option of the space: se=false.")
 ]
 
@@ -42,11 +62,11 @@ def _open(ratings: Path, space: str | None, options: list[str] | None) -> tuple[
     return table.make_space(**parse_options(options)), table
 
 
-@app.command()
+@command(app, f"{SEARCH_EXAMPLE}\nbossnet solve --ratings runs/nats/ratings.json --top 3")
 def solve(
     ratings: Ratings,
-    space: SpaceName = None,
-    option: SpaceOptions = None,
+    space: RatedSpace = None,
+    option: RatedSpaceOptions = None,
     max_madds: Annotated[str | None, typer.Option(metavar="AMOUNT", help="Most multiply-adds: 475M or 3.5G.")] = None,
     max_params: Annotated[str | None, typer.Option(metavar="AMOUNT", help="Most parameters: 25M.")] = None,
     max_latency_ms: Annotated[float | None, typer.Option(metavar="MS", help="Most milliseconds.")] = None,
@@ -57,15 +77,18 @@ def solve(
         str | None,
         typer.Option("--lambda", metavar="A,B,...", help="Weights of the blocks; or a truth file, to fit them to."),
     ] = None,
-    resolution: Annotated[int | None, typer.Option(help="Pixels at which multiply-adds count.")] = None,
-    top: Annotated[int, typer.Option(help="How many of the best.")] = 1,
+    resolution: Annotated[int | None, typer.Option(min=1, help="Pixels at which multiply-adds count.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many of the best.")] = 1,
     pareto: Annotated[bool, typer.Option("--pareto", help="The best at every cost instead.")] = False,
-    against: Annotated[str, typer.Option(help="That cost: madds, params or latency.")] = "madds",
+    against: Annotated[
+        str,
+        typer.Option(help="That cost: madds, params or latency.", autocompletion=one_of("madds", "params", "latency")),
+    ] = "madds",
     as_json: AsJson = False,
 ) -> None:
-    """Find the best architectures of the whole space under upper bounds, exactly.
+    """The best architectures of the whole space, under bounds.
 
-    Example: bossnet solve --ratings runs/search/ratings.json --max-madds 3.5G --top 5
+    They are found exactly: no other architecture that keeps the bounds has a better score.
     """
     from . import solver
 
@@ -145,21 +168,23 @@ def _print_solutions(solutions: list[Solution]) -> None:
     console.print_table([header, *rows])
 
 
-@app.command()
+@command(app, RANK_EXAMPLE)
 def rank(
     ratings: Ratings,
     truth: Annotated[Path | None, typer.Option(help="True accuracies, as bossnet truth writes them.")] = None,
     nats_bench: Annotated[Path | None, typer.Option(metavar="FOLDER", help="NATS-Bench, as the truth.")] = None,
-    dataset: Annotated[str, typer.Option(help="Of NATS-Bench: cifar10 or cifar100.")] = "cifar10",
-    space: SpaceName = None,
-    option: SpaceOptions = None,
+    dataset: Annotated[
+        str, typer.Option(help="Of NATS-Bench: cifar10 or cifar100.", autocompletion=one_of("cifar10", "cifar100"))
+    ] = "cifar10",
+    space: RatedSpace = None,
+    option: RatedSpaceOptions = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw scores against accuracies.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(callback=check_seed, help="Of the bootstrap.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Tell how well ratings agree with true accuracies, beside trivial baselines; positive is good.
+    """How well ratings agree with true accuracies.
 
-    Example: bossnet rank --ratings runs/search/ratings.json --truth truth.json --plot ranking.png
+    Beside them stand trivial baselines. Positive is good.
     """
     from .ranking import epochs_of_search, keep_for_report
     from .ranking import rank as compare

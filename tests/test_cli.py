@@ -8,6 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import click
 import pytest
@@ -15,33 +17,38 @@ import typer
 from tiny_search import SPACE_OPTIONS, tiny_settings, write_images
 
 from bossnet_zoo import cli
-from bossnet_zoo.export.cli import app as export_app
-from bossnet_zoo.search.cli import app as search_app
 from bossnet_zoo.search.run import read_config, resume_settings
 
 
-def commands(app: typer.Typer, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
-    """Every command by its words, `("latency", "build")` for one in a group."""
+def commands(app: typer.Typer) -> dict[tuple[str, ...], click.Command]:
+    """Every command and group by its words, `("latency", "build")` for one in a group, () for the program."""
     found: dict[tuple[str, ...], click.Command] = {}
-    command = typer.main.get_command(app)
-    pending = [(path, command)]
+    pending: list[tuple[tuple[str, ...], click.Command]] = [((), typer.main.get_command(app))]
     while pending:
         words, command = pending.pop()
-        children = getattr(command, "commands", None)
-        if children is None:
-            found[words or (command.name,)] = command
-        else:
-            pending += [((*words, name), child) for name, child in children.items()]
+        found[words] = command
+        pending += [((*words, name), child) for name, child in getattr(command, "commands", {}).items()]
     return found
 
 
 LIMITED = (
-    *("--resolution", "--seed", "--throughput", "--epochs", "--save-every", "--device-batch", "--workers"),
+    *(
+        "--resolution",
+        "--throughput",
+        "--sample",
+        "--seeds",
+        "--num-classes",
+        "--check",
+        "--rounds",
+        "--epochs",
+        "--save-every",
+        "--device-batch",
+        "--workers",
+    ),
     *("--batch", "--input-size", "--top", "--threads"),
 )  # options whose range the parser itself checks
-COMMANDS = {
-    words: command for app in (cli.app, search_app, export_app) for words, command in sorted(commands(app).items())
-}
+EVERYTHING = dict(sorted(commands(cli.whole_app()).items()))  # groups too
+COMMANDS = {words: command for words, command in EVERYTHING.items() if not hasattr(command, "commands")}
 
 
 def run(monkeypatch, capfd, *arguments: str) -> tuple[int, str, str]:
@@ -63,15 +70,53 @@ def test_the_commands_of_the_search_are_there():
     assert {("search",), ("demo",), ("report",), ("extract",), ("solve",), ("rank",)} <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_every_command_shows_an_example_whose_options_exist(words):
-    command = COMMANDS[words]
-    example = re.search(r"Example: (bossnet [^\n]+)", command.help or "")
-    assert example, f"{words} has no example"
-    typed = shlex.split(example[1].split(";")[0])
-    assert tuple(typed[1 : 1 + len(words)]) == words
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    assert {word.partition("=")[0] for word in typed if word.startswith("--")} <= known
+def help_of(monkeypatch, capfd, words: tuple[str, ...]) -> str:
+    """What a terminal of 80 columns shows."""
+    monkeypatch.setenv("COLUMNS", "80")
+    code, printed, notes = run(monkeypatch, capfd, *words, "--help")
+    assert (code, notes) == (0, "")
+    return printed
+
+
+def example_in(text: str) -> list[str]:
+    """The commands in the example that a help begins with, one a line."""
+    example = re.match(r"Usage: [^\n]+\n\n  Example:\n((?:    [^\n]+\n)+)\n", text)
+    assert example, f"no example in front of\n{text}"
+    return textwrap.dedent(example[1]).replace("\\\n", " ").splitlines()
+
+
+@pytest.mark.parametrize("words", EVERYTHING, ids=lambda words: " ".join(words) or "bossnet")
+def test_every_help_begins_with_an_example_whose_options_exist(monkeypatch, capfd, words):
+    typed = [shlex.split(line) for line in example_in(help_of(monkeypatch, capfd, words))]
+    assert tuple(typed[-1][1 : 1 + len(words)]) == words  # lines before it make what it needs
+    for program, *line in typed:
+        if program == "python":
+            continue
+        assert program == "bossnet"
+        name = next(name for name in COMMANDS if name == tuple(line[: len(name)]))
+        parameters = COMMANDS[name].params
+        known = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word.partition("=")[0] for word in line if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("words", EVERYTHING, ids=lambda words: " ".join(words) or "bossnet")
+def test_every_help_fits_a_terminal_and_cuts_nothing_short(monkeypatch, capfd, words):
+    lines = help_of(monkeypatch, capfd, words).splitlines()
+    assert max(map(len, lines)) <= 80
+    listed = lines[lines.index("Commands:") :] if "Commands:" in lines else []
+    assert not [line for line in listed if line.endswith("...")]
+    assert not [line for line in lines if "range>" in line or "9223372036854775807" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [words for words in EVERYTHING if words != ("demo",)], ids=" ".join)
+def test_examples_run_as_printed_in_an_empty_folder(monkeypatch, capfd, tmp_path, words):
+    """All but the demo's, which tests/test_demo.py runs."""
+    lines = [line for line in example_in(help_of(monkeypatch, capfd, words)) if line != "bossnet demo"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["bash", "-euc", "\n".join(lines)]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
 # --- errors
@@ -100,6 +145,11 @@ def test_every_command_shows_an_example_whose_options_exist(words):
         (["info", "bossnet_t0", "--option", "base_width=foo"], 2, "bossnet_t0 cannot be built with base_width='foo'"),
         (["info", "bossnet_t0", "--option", "base_width=-8"], 2, "cannot be built with base_width=-8"),
         (["report", "nowhere"], 2, "nowhere is no folder"),
+        (["search", "--preset", "demo", "--seed", "-1"], 2, "--seed -1 is not possible; type a whole number from 0"),
+        (["search", "--preset", "demo", "--seed", "9" * 23], 2, "from 0 to 2**63 - 1"),
+        (["truth", "--seed", "-1"], 2, "--seed -1 is not possible"),
+        (["train", "test_bossnet_t", "--seed", "-1"], 2, "--seed -1 is not possible"),
+        (["rank", "--ratings", "FILE", "--seed", "-1"], 2, "--seed -1 is not possible"),
         (["extract", "nowhere", "--out", "OUT"], 2, "nowhere is no run directory"),
     ],
 )
@@ -120,11 +170,12 @@ def test_a_request_that_cannot_be_carried_out_is_one_sentence(monkeypatch, capfd
     [
         ["info", "bossnet_t0", "--resolution", "-5"],
         ["info", "bossnet_t0", "--resolution", "1000000000"],
-        ["search", "--preset", "demo", "--seed", "-1"],
-        ["search", "--preset", "demo", "--seed", "99999999999999999999999"],
         ["search", "--preset", "demo", "--throughput", "0", "--dry-run"],
-        ["truth", "--seed", "-1"],
-        ["train", "test_bossnet_t", "--seed", "-1"],
+        ["truth", "--sample", "0"],
+        ["truth", "--seeds", "0"],
+        ["extract", "RUN", "--out", "OUT", "--num-classes", "-1"],
+        ["latency", "build", "nats", "--check", "-1"],
+        ["latency", "build", "nats", "--rounds", "0"],
         ["train", "test_bossnet_t", "--epochs", "0"],
         ["train", "test_bossnet_t", "--save-every", "0"],
         ["train", "test_bossnet_t", "--device-batch", "0"],

@@ -1,0 +1,159 @@
+"""The commands that use a network: eval and predict. Heavy imports happen inside commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import console
+from .commands import (
+    TRAIN_EXAMPLE,
+    AsJson,
+    Data,
+    Device,
+    NetworkOptions,
+    Precision,
+    StrictImages,
+    Weights,
+    Workers,
+    command,
+    complete_model,
+    one_of,
+    parse_options,
+)
+from .console import print_json
+from .errors import UsageError
+
+app = typer.Typer()
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A run's folder, a timm name, an architecture or an exported file.", autocompletion=complete_model
+    ),
+]
+
+
+@command(app, f"{TRAIN_EXAMPLE}\nbossnet eval runs/tiny", name="eval")
+def evaluate(
+    model: Model,
+    data: Data = None,
+    weights: Weights = None,
+    input_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels of a side; by default the network's own.")
+    ] = None,
+    part: Annotated[
+        str,
+        typer.Option(
+            help="test; or all, train, search-val, search-train.",
+            autocompletion=one_of("test", "all", "train", "search-val", "search-train"),
+        ),
+    ] = "test",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of eval.json and eval.csv; by default the run's, or .")
+    ] = None,
+    option: NetworkOptions = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 128,
+    workers: Workers = None,
+    strict_images: StrictImages = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy and speed of a network on labelled images."""
+    from dataclasses import asdict
+
+    from .datasets import open_images
+    from .evaluate import measure_accuracy, timm_row, write_evaluation
+    from .runs import is_run, load_config
+    from .runtime import Runtime
+
+    data = data or (load_config(model)["data"] if is_run(model) else None)
+    if data is None:
+        raise UsageError("--data is missing; for instance: bossnet eval bossnet_t0 --data IMAGENET")
+    with Runtime.open(_torch_device(model, device), precision) as runtime:
+        images = open_images(data, part, strict=strict_images)
+        trained_on = load_config(model)["class_names"] if is_run(model) else None
+        if runtime.is_main and trained_on and images.class_names and tuple(trained_on) != tuple(images.class_names):
+            console.note(f"{data} has other classes than the network was trained on; they are compared by their number")
+        classifier = _open_classifier(model, weights, parse_options(option), runtime, device, input_size)
+        accuracy = measure_accuracy(
+            classifier.logits,
+            images,
+            classifier.preprocessing,
+            runtime,
+            batch=batch,
+            workers=workers,
+            description=f"{images.name}, {part}",
+        )
+        if not runtime.is_main:
+            return
+    row = timm_row(classifier, accuracy)
+    about = {"data": data, "part": part, "weights": weights, "unreadable": images.num_unreadable}
+    folder = out or (Path(model) if is_run(model) and Path(model).is_dir() else Path())
+    write_evaluation(folder, row, accuracy, about | {"runtime": runtime.description})
+    if as_json:
+        print_json({**row, **asdict(accuracy), **about})
+        return
+    print(f"top-1 {accuracy.top1:.2f} %, top-5 {accuracy.top5:.2f} %, {accuracy.images_per_second:.1f} images/s")
+    console.note(f"{accuracy.images:,} images of {data}, part {part}; written to {folder / 'eval.json'} and eval.csv")
+
+
+@command(
+    app,
+    rf"""
+{TRAIN_EXAMPLE}
+python -c "from bossnet_zoo.datasets import open_images; \
+  open_images('digits', 'test').image(0).save('digit.png')"
+bossnet predict runs/tiny digit.png --top 3
+""",
+)
+def predict(
+    model: Model,
+    images: Annotated[list[str], typer.Argument(help="Image files.")],
+    weights: Weights = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 5,
+    option: NetworkOptions = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """The most probable classes of images."""
+    from .evaluate import classify
+    from .runtime import Runtime
+
+    with Runtime.open(_torch_device(model, device), precision) as runtime:
+        classifier = _open_classifier(model, weights, parse_options(option), runtime, device)
+        answers = classify(classifier, images, runtime, top)
+    if as_json:
+        print_json(answers)
+        return
+    for answer in answers:
+        print(answer["image"])
+        for entry in answer["classes"]:
+            print(f"  {100 * entry['probability']:6.2f} %  {entry['name']}")
+
+
+def _torch_device(model: str, device: str) -> str:
+    """Where images are prepared: an exported network gets them from the CPU, and `device` is its own runtime's."""
+    from .export.sessions import is_exported
+
+    return "cpu" if is_exported(model) else device
+
+
+def _open_classifier(
+    model: str, weights: str | None, options: dict[str, Any], runtime: Any, device: str, input_size: int | None = None
+) -> Any:
+    """A network for `eval` and `predict`: exported, or in PyTorch."""
+    from .evaluate import Classifier
+    from .export.sessions import is_exported, open_session, predictor
+    from .runs import open_model
+
+    if not is_exported(model):
+        return Classifier.of(open_model(model, weights, **options), runtime, model, input_size)
+    if weights or options or input_size:
+        raise UsageError(f"{model} is exported as it is; leave out --weights, --option and --input-size")
+    session = open_session(model, device)
+    return Classifier(model, predictor(session), session.metadata.data_config, session.metadata.class_names)
