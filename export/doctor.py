@@ -20,7 +20,7 @@ from typing import Any
 import timm
 import torch
 
-from bossnet_zoo import __version__
+from bossnet_zoo import __version__, console
 from bossnet_zoo.errors import BossNetError
 from bossnet_zoo.runtime import Runtime, gpu_name, processor_name
 
@@ -69,20 +69,34 @@ def examine() -> dict[str, Any]:
 
 
 def as_text(about: dict[str, Any]) -> str:
-    """What `examine` found, in lines of 80 columns where the messages allow it."""
-    machine, marks = about["machine"], {True: "ok", None: "--", False: "FAIL"}
-    lines = [
-        f"bossnet-zoo {about['bossnet-zoo']}, Python {machine['python']}, {machine['system']}",
-        *textwrap.wrap(f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads", 80),
-        *(f"{gpu}, CUDA {machine['cuda']}" for gpu in machine["gpus"]),
+    """What `examine` found, in lines of 80 columns: a heading, and behind it what belongs to it."""
+    machine, marks = about["machine"], {True: "ok", None: "-", False: "FAIL"}
+    missing = [name for name, number in about["optional"].items() if number is None]
+    rows = [
+        ("bossnet-zoo", f"{about['bossnet-zoo']}, Python {machine['python']}"),
+        ("system", machine["system"]),
+        ("processor", f"{machine['processor']}, {machine['cores']} cores, PyTorch takes {machine['threads']}"),
+        *(("GPU", f"{gpu}, CUDA {machine['cuda']}") for gpu in machine["gpus"]),
+        ("packages", _listed(about["versions"])),
+        ("optional", _listed(about["optional"]) or "none"),
+        *([("missing", ", ".join(missing))] if missing else []),
     ]
-    for packages in (about["versions"], about["optional"]):
-        found = ", ".join(f"{name} {number or 'none'}" for name, number in packages.items())
-        lines += ["", *textwrap.wrap(found, 80, break_on_hyphens=False)]
+    lines = [line for name, text in rows for line in _wrapped(f"{name:<13}", text)]
+    width = max(len(check["name"]) for check in about["checks"])
     lines.append("")
     for check in about["checks"]:
-        lines.append(f"{marks[check['ok']]:<5} {check['name']:<18} {check['says']}")
+        lines += _wrapped(f"{marks[check['ok']]:<5} {check['name']:<{width}}  ", check["says"])
     return "\n".join(lines)
+
+
+def _listed(packages: dict[str, str | None]) -> str:
+    return ", ".join(f"{name}=={number}" for name, number in packages.items() if number)
+
+
+def _wrapped(heading: str, text: str) -> list[str]:
+    """Text in lines of 80 columns, behind a heading."""
+    indent = " " * len(heading)
+    return textwrap.wrap(text, 80, initial_indent=heading, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _version(package: str) -> str | None:
@@ -132,7 +146,7 @@ def _checks() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tiny.onnx"
         checks: dict[str, Callable[[], str]] = {
-            "disk": _check_disk,
+            "free disk space": _check_disk,
             "PyTorch, CPU": lambda: _check_torch("cpu"),
             "PyTorch, GPU": _check_gpu,
             "ONNX export": lambda: _check_export(file),
@@ -147,7 +161,8 @@ def _checks() -> list[dict[str, Any]]:
 
 def _outcome(name: str, check: Callable[[], str]) -> dict[str, Any]:
     try:
-        return {"name": name, "ok": True, "says": check()}
+        with console.working_on(f"trying: {name}"):
+            return {"name": name, "ok": True, "says": check()}
     except NotHereError as missing:
         return {"name": name, "ok": None, "says": str(missing)}
     except BossNetError as error:
@@ -160,7 +175,7 @@ def _check_disk() -> str:
     free = shutil.disk_usage(Path.cwd()).free
     if free < NEEDED_SPACE:
         raise BossNetError(f"{free / 2**30:.1f} GiB are free here; a search at full width wants {NEEDED_SPACE >> 30}")
-    return f"{free / 2**30:.1f} GiB free here"
+    return f"{free / 2**30:.1f} GiB here"
 
 
 def _tiny() -> torch.nn.Module:
@@ -184,7 +199,7 @@ def _check_torch(device: str) -> str:
         loss.backward()
         if not torch.isfinite(loss):
             raise BossNetError("a tiny network's loss is not finite")
-        return f"forward and backward ({runtime.description})"
+        return f"trained a step ({runtime.description})"
 
 
 def _check_export(file: Path) -> str:
@@ -193,7 +208,7 @@ def _check_export(file: Path) -> str:
     from .onnx import export_onnx
 
     report = export_onnx(_tiny(), file)
-    return f"at most {max(parity.max_abs for parity in report.parity):.1e} from PyTorch"
+    return f"differs from PyTorch by {max(parity.max_abs for parity in report.parity):.1e} at most"
 
 
 def _runtime_version() -> str | None:
@@ -213,7 +228,7 @@ def _check_session(file: Path, device: str) -> str:
     session = open_session(file, device)
     images = torch.randn(2, *session.metadata.input_size).numpy()
     session(images)
-    return f"two images ({session.runtime})"
+    return f"ran two images ({session.runtime})"
 
 
 def _check_builder(file: Path, package: str) -> str:
@@ -226,12 +241,12 @@ def _check_builder(file: Path, package: str) -> str:
     from .tensorrt import build_engine
 
     report = build_engine(file, file.with_suffix(".engine"), package)
-    return f"an engine of {report.bytes / 1e6:.1f} MB for {report.gpu or 'RTX GPUs'} ({report.builder})"
+    return f"built an engine of {report.bytes / 1e6:.1f} MB for {report.gpu or 'RTX GPUs'} ({report.builder})"
 
 
 def _check_token() -> str:
     from huggingface_hub import get_token
 
     if get_token() is None:
-        raise NotHereError("none: publishing needs one, type hf auth login")
+        raise NotHereError("none; publishing needs one: hf auth login")
     return "there is one"

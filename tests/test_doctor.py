@@ -36,8 +36,11 @@ def test_what_is_not_here_is_no_fault(about):
 
 def test_the_text_names_every_check_and_fits_a_terminal(about):
     text = doctor.as_text(about)
-    assert all(f" {check['name']}" in text for check in about["checks"])
-    assert max(map(len, text.splitlines()[:8])) <= 80
+    assert all(f" {check['name']} " in text for check in about["checks"])
+    assert max(map(len, text.splitlines())) <= 80
+    for name, number in (about["versions"] | about["optional"]).items():
+        assert f"{name}=={number}" in text if number else name in text
+    assert not text.count("None")
 
 
 def test_a_token_is_never_told(monkeypatch):
