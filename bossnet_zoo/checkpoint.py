@@ -27,6 +27,7 @@ from .errors import BossNetError, CheckpointError, DamagedFileError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+_BACK = "bring it back from a copy, or begin anew"
 CHECKSUM = "tensors_sha256"  # metadata of our safetensors files: see `hash_tensors`
 
 
@@ -51,7 +52,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _not_written(path: Path, error: Exception) -> BossNetError:
-    return BossNetError(f"{path} could not be written: {error}; free some space or choose another --out")
+    wrong_place = isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError | PermissionError)
+    remedy = "type another --out" if wrong_place else "free some space or choose another --out"
+    return BossNetError(f"{path} could not be written: {error}; {remedy}")
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of a new run. Raises `UsageError`."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be made a folder ({error.strerror}); type another --out") from None
 
 
 def is_leftover(file: Path) -> bool:
@@ -92,11 +103,13 @@ def load_json(path: Path, what: str = "JSON file") -> Any:
     except OSError as error:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BossNetError(f"{what} {path} is not valid JSON ({error}); it may be damaged or cut short") from None
+        raise BossNetError(
+            f"{what} {path} is not valid JSON ({error}); it may be damaged or cut short; {_BACK}"
+        ) from None
 
 
 @contextlib.contextmanager
-def reading(path: Path, what: str, remedy: str = "bring it back from a copy, or begin anew") -> Iterator[None]:
+def reading(path: Path, what: str, remedy: str = _BACK) -> Iterator[None]:
     """Within it, content that is not what the code expects of `path` is a sentence that names the file.
 
     For content that other hands may have changed, and for nothing but taking it apart: an error in arithmetic would be
@@ -126,16 +139,18 @@ def check_fields(cls: type, values: Any, what: str) -> None:
         UsageError: naming the field.
     """
     if not isinstance(values, Mapping):
-        raise UsageError(f"{what} are no JSON object")
+        raise UsageError(f"{what} are no JSON object; {_BACK}")
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if foreign := sorted(set(values) - set(fields)):
-        raise UsageError(f"{what} {', '.join(foreign)} are not known to this version of bossnet-zoo")
+        raise UsageError(f"{what} {', '.join(foreign)} are not known to this version of bossnet-zoo; {_BACK}")
     for name, field in fields.items():
         if name in values and not _fits(values[name], hints[name]):
-            raise UsageError(f"{what}: {name} is {str(values[name])[:80]!r}, which it cannot be; it is a {field.type}")
+            raise UsageError(
+                f"{what}: {name} is {str(values[name])[:80]!r}, which it cannot be; it is a {field.type}; {_BACK}"
+            )
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:
-            raise UsageError(f"{what}: {name} is missing")
+            raise UsageError(f"{what}: {name} is missing; {_BACK}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -197,6 +197,22 @@ def open_images(
     return ImageSet(name, part, images, indices, strict)
 
 
+def count_classes(images: ImageSet, test_images: ImageSet) -> int:
+    """How many classes images to train on have; every one has a name, or a number below the largest that occurs.
+
+    Raises:
+        DataError: either part has no labels, or there is nothing to tell apart.
+    """
+    test_images.require_labels("measuring accuracy")
+    labels = images.require_labels("training")
+    if len(set(labels)) < 2:
+        raise DataError(
+            f"all {len(labels):,} images of {images.name} are of one class, so there is nothing to learn; "
+            "put the images into one folder per class"
+        )
+    return len(images.class_names) if images.class_names is not None else max(labels) + 1
+
+
 def _open(name: str, train: bool) -> Source | None:
     """The training or test side of a source; None where it keeps no images for testing."""
     kind, _, rest = name.partition(":")

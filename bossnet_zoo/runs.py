@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any, Literal
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from timm import create_model, list_pretrained
 from timm.data import ImageNetInfo
-from timm.models import is_model, list_models
+from timm.models import is_model, list_models, model_entrypoint
 from torch import nn
 
 from .checkpoint import check_fields, load_json, read_metadata, reading
@@ -85,7 +88,7 @@ def build_model(
                 f"{name} has no file of weights; {LOCAL_WEIGHTS} belongs beside config.json"
             ) from error
         if "unexpected keyword argument" in str(error):
-            raise UsageError(f"{name} has no such option: {error}") from error
+            raise _unknown_option(name, error) from error
         if "Invalid pretrained tag" in str(error):
             known = list_pretrained(f"{name.partition('.')[0]}.*")
             raise unknown("weights", name, known, f"bossnet info {name.partition('.')[0]} lists them") from error
@@ -94,6 +97,18 @@ def build_model(
         asked = ", ".join(f"{option}={value!r}" for option, value in given.items())
         reason = str(error).splitlines()[0]
         raise UsageError(f"{name} cannot be built with {asked} ({reason}); type other values of --option") from error
+
+
+def _unknown_option(name: str, error: Exception) -> UsageError:
+    """Python's words on an argument that a network's class does not have, and the arguments that it has."""
+    known: list[str] = []
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    module = sys.modules[model_entrypoint(name.partition(".")[0]).__module__]
+    if found and (kind := getattr(module, found[1], None)):
+        known = [option for option in inspect.signature(kind).parameters if option != "arch"]
+    if not (found and known):
+        return UsageError(f"{name} has no such option: {error}")
+    return unknown(f"option of {name},", found[2], known, "" if len(known) <= 12 else f"known: {', '.join(known)}")
 
 
 @dataclass(frozen=True)

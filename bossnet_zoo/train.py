@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from . import __version__, console, recipe_parts
 from .checkpoint import append_jsonl, save_json
-from .datasets import ImageSet, open_images
+from .datasets import ImageSet, count_classes, open_images
 from .determinism import seed_everything
 from .errors import BossNetError
 from .evaluate import measure_accuracy, preprocessing_of
@@ -174,7 +174,7 @@ def train(
         BossNetError: the loss is no longer finite.
     """
     images, test_images = (open_images(data, part, strict=strict_images) for part in parts)
-    num_classes = _count_classes(images, test_images)
+    num_classes = count_classes(images, test_images)
     origin = Origin.of(model, model_options, pretrained, init)
     settings = origin.to_json() | {"data": data, "parts": parts, "seed": seed, "strict_images": strict_images}
     begun = resume and (out / STATE).exists()  # a run killed in its first epoch may have no state yet
@@ -288,13 +288,6 @@ def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
         "init": config["init"] and Path(config["init"]),
         "device_batch": config["device_batch"],
     }
-
-
-def _count_classes(images: ImageSet, test_images: ImageSet) -> int:
-    """How many classes there are; every one has a name, or a number below the largest that occurs."""
-    test_images.require_labels("measuring accuracy")
-    labels = images.require_labels("training")
-    return len(images.class_names) if images.class_names is not None else max(labels) + 1
 
 
 def _preprocessing(network: nn.Module, recipe: Recipe) -> dict[str, Any]:

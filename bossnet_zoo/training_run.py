@@ -24,6 +24,7 @@ from .checkpoint import (
     load_json,
     load_state,
     load_weights,
+    make_folder,
     read_jsonl,
     read_metadata,
     save_json,
@@ -70,7 +71,12 @@ class State:
 
     def load(self, path: Path) -> None:
         """Raises `CheckpointError`."""
-        state = load_state(path)
+        try:
+            state = load_state(path)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}; bring it back from a copy, or remove it, and --resume begins at the first epoch"
+            ) from error
         self.model.load_state_dict(state["model"])
         self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -93,10 +99,7 @@ def open_folder(out: Path, config: Mapping[str, Any], resume: bool, overwrite: b
         stored = load_json(file, "run's settings")
         check_same_settings(out, stored, config)
         return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be made a folder ({error.strerror}); type another --out") from None
+    make_folder(out)
     if file.exists() and not overwrite:
         raise UsageError(f"{out} holds a run; continue it with --resume {out}, or begin anew with --overwrite")
     if not file.exists() and any(entry.name not in _FILES and entry.name != "tensorboard" for entry in out.iterdir()):

@@ -126,13 +126,14 @@ def search(
     from bossnet_zoo.runtime import Runtime
 
     from . import run
+    from .run_folder import resume_settings
     from .settings import check_options, get_preset
 
     asked = _asked(ctx.params)
     if resume is not None:
         if out is not None or overwrite or dry_run:
             raise UsageError("--resume goes on with a run as it is; leave out --out, --overwrite and --dry-run")
-        settings, folder = run.resume_settings(resume, asked), resume
+        settings, folder = resume_settings(resume, asked), resume
     else:
         settings, folder = get_preset(preset, **asked), out or Path("runs/search")
         if not (settings.data or dry_run):
@@ -189,7 +190,9 @@ def demo(
     from bossnet_zoo.runtime import Runtime
 
     from .demo import run_demo
+    from .run_folder import check_folder
 
+    check_folder(out, overwrite)
     with Runtime.open(device) as runtime, resumable(out, "bossnet demo --overwrite --out"):
         run_demo(out, runtime, seed=seed or 0, overwrite=overwrite)
     if as_json:

@@ -17,7 +17,8 @@ from bossnet_zoo.runs import LOCAL, LOCAL_WEIGHTS, build_model
 from bossnet_zoo.runtime import Runtime
 
 from .prefix import chain_of, load_prefix
-from .run import open_setup, read_config, resume_settings, search_progress
+from .run import open_setup, search_progress
+from .run_folder import read_config, resume_settings
 from .stage import calibration_views
 
 

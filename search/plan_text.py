@@ -53,7 +53,7 @@ def print_plan(settings: SearchSettings, throughput: float, as_json: bool = Fals
     print("costs are means over legal architectures; memory is an estimate for one process")
     if assumed:
         missing = f"there is no {settings.data}" if settings.data else "no --data was given"
-        print(f"{missing}, so {IMAGENET:,} images are assumed; type --data FOLDER to count your own")
+        print(f"{missing}, so {IMAGENET:,} images are assumed;\ntype --data FOLDER to count your own")
 
 
 def _count_images(settings: SearchSettings) -> tuple[int, int, bool]:

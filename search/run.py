@@ -14,7 +14,6 @@ report.html          all of it on one page
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,18 +24,14 @@ import torch
 
 from bossnet_zoo import __version__, console
 from bossnet_zoo.checkpoint import (
-    check_fields,
-    is_leftover,
-    load_json,
     read_jsonl,
-    reading,
     remove_leftovers,
     save_json,
     save_text,
     save_weights,
 )
 from bossnet_zoo.datasets import ImageSet, open_images
-from bossnet_zoo.errors import BossNetError, UsageError
+from bossnet_zoo.errors import BossNetError
 from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Path, Space
 
@@ -46,19 +41,15 @@ from .rating import BlockRatings
 from .rating_table import RatingTable, read_ratings
 from .report import write_report
 from .rotation import RotationTraining, rate_by_marginals
+from .run_folder import FORMAT, empty_folder, resume_settings
 from .settings import SearchSettings
 from .solver import Solution, solve
 from .stage import BlockTraining, Setup, Training, calibration_views, check_num_paths
 from .states import load_stage, remove_states, save_stage
 from .supernets import trained_entries
 
-FORMAT = 1
 TOP = 10  # architectures listed in architectures.json
 LEARNED = 1.05  # a block has learned to tell images apart if another image's target is that much farther away
-WRITTEN = (  # by a search, `bossnet rank` and the demo, besides config.json
-    *("split.json", "metrics.jsonl", "tensorboard", "blocks", "ratings.json", "state-*", ".*.tmp"),
-    *("architectures.json", "report.html", "ranking.*", "demo.json", "retrain", "export"),
-)
 
 
 @dataclass(frozen=True)
@@ -121,14 +112,7 @@ def start_run(
     """
     _open(settings, out, runtime, split_file=None)
     if runtime.is_main:
-        if out.exists() and (not out.is_dir() or not all(map(is_leftover, out.iterdir()))):
-            is_run = _is_run(out)
-            if not (overwrite and is_run):
-                hint = f"--resume {out} to go on with it, --overwrite to replace it, or " if is_run else ""
-                raise UsageError(
-                    f"{out} already holds {'a run' if is_run else 'other files'}; type {hint}another --out"
-                )
-            _remove(out)
+        empty_folder(out, overwrite)
         config = {
             "format": FORMAT,
             "version": __version__,
@@ -145,70 +129,6 @@ def start_run(
         }
         save_json(out / "config.json", config)
     runtime.barrier()
-
-
-def read_config(run: FilePath) -> dict[str, Any]:
-    """The configuration of a search's run directory.
-
-    Raises:
-        UsageError: `run` is none.
-    """
-    if not (run / "config.json").exists():
-        raise UsageError(
-            f"{run} is no run directory: it has no config.json; start one with: bossnet search --out {run}"
-        )
-    config = load_json(run / "config.json", "run configuration")
-    if not isinstance(config, dict) or config.get("format") != FORMAT or "settings" not in config:
-        raise UsageError(f"{run / 'config.json'} is no configuration of a search that this version can read")
-    return config
-
-
-def resume_settings(run: FilePath, asked: Mapping[str, Any] | None = None) -> SearchSettings:
-    """The settings of the search in `run`.
-
-    Args:
-        asked: settings the user gave again; they must be the run's own.
-
-    Raises:
-        UsageError: `run` is no search, or was started with other settings.
-    """
-    values, file = read_config(run)["settings"], run / "config.json"
-    check_fields(SearchSettings, values, f"{file}: settings")
-    with reading(file, "run configuration"):
-        settings = SearchSettings.from_json(values)
-    for name, value in (asked or {}).items():
-        own = getattr(settings, name)
-        if name == "space_options":
-            value = {**own, **value}
-        if own != value:
-            option = "--" + name.replace("_", "-")
-            raise UsageError(
-                f"{run} was started with {option} {own}, not {value}; leave it out to resume, or choose another --out"
-            )
-    return settings
-
-
-def _is_run(folder: FilePath) -> bool:
-    """Whether `folder` is the run directory of a search."""
-    try:
-        read_config(folder)
-    except BossNetError:
-        return False
-    return True
-
-
-def _remove(run: FilePath) -> None:
-    """Remove what a search, and the commands around it, write to its directory; other files stay.
-
-    The configuration goes last: as long as it is there, the rest can be removed by the same command.
-    """
-    for name in WRITTEN:
-        for entry in run.glob(name):
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-    (run / "config.json").unlink()
 
 
 # --- stages

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bossnet_zoo import __version__, console
-from bossnet_zoo.checkpoint import check_fields, is_leftover, load_json, reading, save_json
+from bossnet_zoo.checkpoint import check_fields, is_leftover, load_json, make_folder, reading, save_json
 from bossnet_zoo.determinism import seed_of
 from bossnet_zoo.errors import UsageError, unknown
 from bossnet_zoo.recipes import Recipe
@@ -103,6 +103,7 @@ def start_study(out: Path, study: Study, runtime: Runtime, overwrite: bool = Fal
                 hint = f"--resume {out} to go on with it, --overwrite to replace it, or " if _is_study(out) else ""
                 raise UsageError(f"{out} already holds files; type {hint}another --out")
             _empty(out)
+        make_folder(out)
         head = {"format": FORMAT, "kind": KIND, "version": __version__}
         save_json(out / "config.json", {**head, "study": study.to_json()})
     runtime.barrier()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,8 +17,10 @@ import pytest
 import typer
 from tiny_search import SPACE_OPTIONS, tiny_settings, write_images
 
-from bossnet_zoo import cli
-from bossnet_zoo.search.run import read_config, resume_settings
+from bossnet_zoo import cli, console
+from bossnet_zoo.commands import complete_model
+from bossnet_zoo.models import model_names
+from bossnet_zoo.search.run_folder import read_config, resume_settings
 
 
 def commands(app: typer.Typer) -> dict[tuple[str, ...], click.Command]:
@@ -31,6 +34,8 @@ def commands(app: typer.Typer) -> dict[tuple[str, ...], click.Command]:
     return found
 
 
+INSIDE_A_FILE = f"{sys.executable}/run"
+DIGITS = ("--data", "digits", "--smoke")
 LIMITED = (
     *(
         "--resolution",
@@ -143,7 +148,15 @@ def test_examples_run_as_printed_in_an_empty_folder(monkeypatch, capfd, tmp_path
         (["search", "--resume", "RUN", "--out", "OTHER"], 2, "leave out --out, --overwrite and --dry-run"),
         (["search", "--resume", "nowhere"], 2, "nowhere is no run directory: it has no config.json"),
         (["info", "bossnet_t0", "--option", "base_width=foo"], 2, "bossnet_t0 cannot be built with base_width='foo'"),
-        (["info", "bossnet_t0", "--option", "base_width=-8"], 2, "cannot be built with base_width=-8"),
+        (["info", "bossnet_t0", "--option", "base_width=-8"], 2, "base_width is -8; it must be at least 1"),
+        (["info", "bossnet_t0", "--option", "base_width=0"], 2, "base_width is 0; it must be at least 1"),
+        (["info", "nats_size", "--option", "num_classes=-1"], 2, "num_classes is -1; it must be at least 0"),
+        (["info", "bossnet_t0", "--option", "base_widht=8"], 2, "did you mean base_width? known: act_layer"),
+        (["info", "resnet50", "--option", "foo=8"], 2, "unknown option of resnet50, 'foo'; known: block, layers, "),
+        (["search", "--preset", "demo", "--out", INSIDE_A_FILE], 2, "is a file; type another --out"),
+        (["demo", "--out", INSIDE_A_FILE], 2, "is a file; type another --out"),
+        (["truth", "--space", "nats", *DIGITS, "--sample", "2", "--out", INSIDE_A_FILE], 2, "type another --out"),
+        (["train", "test_bossnet_t", *DIGITS, "--recipe", "bossnet-t", "--out", INSIDE_A_FILE], 2, "another --out"),
         (["report", "nowhere"], 2, "nowhere is no folder"),
         (["search", "--preset", "demo", "--seed", "-1"], 2, "--seed -1 is not possible; type a whole number from 0"),
         (["search", "--preset", "demo", "--seed", "9" * 23], 2, "from 0 to 2**63 - 1"),
@@ -158,7 +171,7 @@ def test_a_request_that_cannot_be_carried_out_is_one_sentence(monkeypatch, capfd
     ended, printed, notes = run(monkeypatch, capfd, *arguments)
     assert ended == code
     assert printed == ""
-    last = notes.strip().splitlines()[-1]
+    (last,) = notes.strip().splitlines()  # no warning of a library, and no work begun
     assert last.startswith("error: ")
     assert said in last
     assert "Traceback" not in notes
@@ -204,11 +217,11 @@ def test_a_failure_ends_with_exit_code_1(monkeypatch, capfd, tmp_path):
     assert code in (1, 2)
     assert str(tmp_path / "empty") in notes.strip().splitlines()[-1]
     assert not (tmp_path / "run").exists()
-    (tmp_path / "file").write_text("no folder")
-    code, _, notes = run(monkeypatch, capfd, "search", "--preset", "demo", "--out", str(tmp_path / "file" / "run"))
+    (tmp_path / "config.json").write_text('{"kind": "train", "cut sh')
+    code, _, notes = run(monkeypatch, capfd, "eval", str(tmp_path))
     assert code == 1
-    assert notes.strip().splitlines()[-1].startswith("error: ")
-    assert "could not be written" in notes
+    assert "is not valid JSON" in notes
+    assert notes.endswith("; bring it back from a copy, or begin anew\n")
 
 
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise():
@@ -225,10 +238,99 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise():
         assert answer.stdout.splitlines()[-1] == expected
 
 
-def test_quiet_leaves_errors(monkeypatch, capfd):
-    code, _, notes = run(monkeypatch, capfd, "--quiet", "search", "--preset", "papre")
+@pytest.mark.parametrize(
+    "arguments", ["--quiet search --preset papre", "search --preset papre --quiet", "search -q --preset papre"]
+)
+def test_quiet_leaves_errors(monkeypatch, capfd, arguments):
+    code, _, notes = run(monkeypatch, capfd, *arguments.split())
     assert code == 2
     assert "unknown preset 'papre'" in notes
+
+
+@pytest.mark.parametrize("arguments", ["-q latency show FILE", "latency show FILE -q", "latency show --quiet FILE"])
+def test_quiet_stands_before_and_behind_every_command(monkeypatch, capfd, tmp_path, arguments):
+    said = []
+    monkeypatch.setattr("bossnet_zoo.search.latency.read_latency", lambda _: said.append(console.notes.quiet))
+    with contextlib.suppress(AttributeError):  # there is no table to show
+        run(monkeypatch, capfd, *arguments.split())
+    assert said == [True]
+    assert {"--quiet"} <= {option for words in COMMANDS for p in COMMANDS[words].params for option in p.opts}
+
+
+def test_quiet_behind_an_option_is_its_value(monkeypatch, capfd, tmp_path):
+    """As for every program: what follows --space is a space."""
+    code, _, notes = run(monkeypatch, capfd, "search", "--preset", "demo", "--space", "-q")
+    assert code == 2
+    assert "unknown space '-q'" in notes or "requires an argument" in notes
+
+
+# --- one document
+
+
+def test_with_json_nothing_else_reaches_stdout(monkeypatch, capfd):
+    def describe(name: str) -> dict[str, str]:
+        print("a library says something")
+        console.results.print("and so do we")
+        console.note("and a note")
+        return {"space": name}
+
+    monkeypatch.setattr("bossnet_zoo.describe.describe_space", describe)
+    code, printed, notes = run(monkeypatch, capfd, "space", "hytra", "--json")
+    assert (code, json.loads(printed)) == (0, {"space": "hytra"})
+    assert notes.splitlines() == ["a library says something", "and so do we", "and a note"]
+
+
+def test_every_command_that_prints_a_result_has_json():
+    with_json = {words for words, command in COMMANDS.items() if any("--json" in p.opts for p in command.params)}
+    assert with_json == set(COMMANDS)
+
+
+# --- completion and interruption
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("bossnet ex", {"export", "extract"}),
+        ("bossnet info bossnet_t", {"bossnet_t0", "bossnet_t0_nose", "bossnet_t1"}),
+        ("bossnet space m", {"mbconv"}),
+        ("bossnet train bossnet_t0 --recipe f", {"finetune"}),
+        ("bossnet search --preset ", {"paper", "demo"}),
+        ("bossnet search --space n", {"nats"}),
+        ("bossnet latency build --runtime o", {"onnxruntime"}),
+        ("bossnet eval runs/no", set()),  # so the shell offers files
+    ],
+)
+def test_the_shell_completes_commands_and_names(words, offered):
+    line = words.split(" ")
+    environment = os.environ | {
+        "_BOSSNET_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(line) - 1),
+    }
+    script = "import sys; sys.argv = ['bossnet']; from bossnet_zoo.cli import main; main()"
+    answer = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert set(answer.stdout.split()) == offered
+
+
+def test_the_names_that_are_completed_are_those_of_the_models():
+    assert sorted(complete_model("")) == model_names()
+
+
+def test_an_interrupted_run_says_where_it_is_and_what_goes_on_with_it(monkeypatch, capfd, tmp_path):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "a run"
+    monkeypatch.setattr("bossnet_zoo.search.run.search", interrupted)
+    code, printed, notes = run(monkeypatch, capfd, "search", "--preset", "demo", "--out", str(out))
+    assert (code, printed) == (130, "")
+    assert notes == f"interrupted; what is finished is in {out}; go on with: bossnet search --resume '{out}'\n"
+    monkeypatch.setattr("bossnet_zoo.train.train", interrupted)
+    arguments = "train test_bossnet_t --data digits --recipe bossnet-t --smoke --out runs/none"
+    monkeypatch.chdir(tmp_path)
+    code, _, notes = run(monkeypatch, capfd, *arguments.split())
+    assert (code, notes) == (130, "interrupted before runs/none was begun; nothing is left behind\n")
 
 
 # --- search
@@ -243,6 +345,22 @@ def test_a_plan_is_printed_and_nothing_written(monkeypatch, capfd, tmp_path):
     assert re.search(r"hours at 60 TFLOP/s per process \(assumed\)", printed)
     assert len(re.findall(r"^ *[1-4] +1 of [14] ", printed, re.MULTILINE)) == 4
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", [[], ["--data", "IMAGENET"]])
+def test_a_plan_without_images_assumes_those_of_imagenet_and_says_so(monkeypatch, capfd, tmp_path, given):
+    monkeypatch.chdir(tmp_path)
+    code, printed, _ = run(monkeypatch, capfd, "search", "--dry-run", *given)
+    assert code == 0
+    assert "assumed, as of ImageNet: 1,231,167 images to train on, 50,000 to rate on, 224 px" in printed
+    assert "so 1,281,167 images are assumed;\ntype --data FOLDER" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    code, printed, _ = run(monkeypatch, capfd, "search", "--dry-run", "--json", *given)
+    about = json.loads(printed)
+    assert (code, about["images_assumed"], about["train_images"], len(about["blocks"])) == (0, True, 1_231_167, 4)
+    (tmp_path / "file").touch()
+    code, _, notes = run(monkeypatch, capfd, "search", "--dry-run", "--data", "file")
+    assert (code, "'file' is no folder" in notes) == (2, True)
 
 
 def test_a_search_from_the_command_line_has_the_settings_asked_for(monkeypatch, capfd, tmp_path):

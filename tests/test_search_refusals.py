@@ -16,7 +16,8 @@ from bossnet_zoo import checkpoint
 from bossnet_zoo.checkpoint import load_json, save_json
 from bossnet_zoo.errors import BossNetError, CheckpointError, DataError, UsageError
 from bossnet_zoo.search import stage as stage_module
-from bossnet_zoo.search.run import read_config, resume_settings, search, start_run
+from bossnet_zoo.search.run import search, start_run
+from bossnet_zoo.search.run_folder import read_config, resume_settings
 from bossnet_zoo.search.states import load_stage, state_file
 
 
@@ -90,7 +91,7 @@ def test_resuming_what_is_no_search_is_an_error(tmp_path):
 
 def test_an_output_that_cannot_be_written_is_one_sentence(search_settings, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(BossNetError, match=r"config.json could not be written: .*; free some space or choose another"):
+    with pytest.raises(UsageError, match=r"run cannot be made a folder, for .*/file is a file; type another --out"):
         start_run(tmp_path / "file" / "run", search_settings, CPU)
     with pytest.raises(UsageError, match="already holds other files"):
         start_run(tmp_path / "file", search_settings, CPU)

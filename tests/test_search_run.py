@@ -9,7 +9,8 @@ from searching import CPU
 from tiny_search import RUN_FILES, assert_same_search, shown, tiny_settings
 
 from bossnet_zoo.checkpoint import load_json, read_jsonl
-from bossnet_zoo.search.run import read_config, search, start_run
+from bossnet_zoo.search.run import search, start_run
+from bossnet_zoo.search.run_folder import read_config
 
 
 def test_a_search_leaves_ratings_architectures_weights_and_a_report(search_settings, whole_search):

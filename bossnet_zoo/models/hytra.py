@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..spaces.hytra import STRIDES, HyTraArch
 from .hytra_layers import ResAtt, ResConv, init_weights, make_downsample
-from .network import Network
+from .network import Network, require
 from .weights import build_variant, imagenet_cfg
 
 # --- from an architecture to its layers
@@ -124,6 +124,7 @@ class HyTra(Network):
     ):
         arch = HyTraArch.parse(arch) if isinstance(arch, str) else arch
         check_output_stride(arch, output_stride)
+        require(base_width=(base_width, 1))
         super().__init__(arch, num_classes, in_chans, drop_rate)
         act = get_act_layer(act_layer)
         assert act is not None

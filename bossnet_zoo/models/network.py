@@ -22,6 +22,13 @@ from ..errors import UsageError
 from .weights import LoadsWeightFiles
 
 
+def require(**options: tuple[int, int]) -> None:
+    """Raise `UsageError` for an option, given as (value, least value), that is below its least value."""
+    for name, (value, least) in options.items():
+        if value < least:
+            raise UsageError(f"{name} is {value}; it must be at least {least}")
+
+
 class Network(LoadsWeightFiles, nn.Module, abc.ABC):
     """A network that keeps timm's contract.
 
@@ -43,6 +50,7 @@ class Network(LoadsWeightFiles, nn.Module, abc.ABC):
 
     def __init__(self, arch: object, num_classes: int, in_chans: int, drop_rate: float):
         super().__init__()
+        require(num_classes=(num_classes, 0), in_chans=(in_chans, 1))
         self.arch = str(arch)
         self.num_classes = num_classes
         self.in_chans = in_chans

@@ -1,0 +1,118 @@
+"""The folder of a search: what it was started with, what may be replaced in it, and by what."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bossnet_zoo.checkpoint import check_fields, is_leftover, load_json, make_folder, reading
+from bossnet_zoo.errors import BossNetError, UsageError
+
+from .settings import SearchSettings
+
+FORMAT = 1
+WRITTEN = (  # by a search, `bossnet rank` and the demo, besides config.json
+    *("split.json", "metrics.jsonl", "tensorboard", "blocks", "ratings.json", "state-*", ".*.tmp"),
+    *("architectures.json", "report.html", "ranking.*", "demo.json", "retrain", "export"),
+)
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The configuration of a search's run directory.
+
+    Raises:
+        UsageError: `run` is none.
+    """
+    if not (run / "config.json").exists():
+        raise UsageError(
+            f"{run} is no run directory: it has no config.json; start one with: bossnet search --out {run}"
+        )
+    config = load_json(run / "config.json", "run configuration")
+    if not isinstance(config, dict) or config.get("format") != FORMAT or "settings" not in config:
+        raise UsageError(
+            f"{run / 'config.json'} is no configuration of a search that this version can read; "
+            "bring it back from a copy, or start a new search with another --out"
+        )
+    return config
+
+
+def resume_settings(run: Path, asked: Mapping[str, Any] | None = None) -> SearchSettings:
+    """The settings of the search in `run`.
+
+    Args:
+        asked: settings the user gave again; they must be the run's own.
+
+    Raises:
+        UsageError: `run` is no search, or was started with other settings.
+    """
+    values, file = read_config(run)["settings"], run / "config.json"
+    check_fields(SearchSettings, values, f"{file}: settings")
+    with reading(file, "run configuration"):
+        settings = SearchSettings.from_json(values)
+    for name, value in (asked or {}).items():
+        own = getattr(settings, name)
+        if name == "space_options":
+            value = {**own, **value}
+        if own != value:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{run} was started with {option} {own}, not {value}; leave it out to resume, or choose another --out"
+            )
+    return settings
+
+
+def check_folder(out: Path, overwrite: bool) -> None:
+    """Make sure that a new search may be written to `out`.
+
+    Raises:
+        UsageError: it already holds something, and `overwrite` is not set or it is no search's run; or it lies where
+            there can be no folder.
+    """
+    for parent in (out, *out.parents):
+        if parent.exists():
+            if parent != out and not parent.is_dir():
+                raise UsageError(f"{out} cannot be made a folder, for {parent} is a file; type another --out")
+            break
+    if _is_empty(out):
+        return
+    is_run = _is_run(out)
+    if not (overwrite and is_run):
+        hint = f"--resume {out} to go on with it, --overwrite to replace it, or " if is_run else ""
+        raise UsageError(f"{out} already holds {'a run' if is_run else 'other files'}; type {hint}another --out")
+
+
+def empty_folder(out: Path, overwrite: bool) -> None:
+    """Make the folder of a new search, without what an earlier one left. Raises `UsageError` as `check_folder` does."""
+    check_folder(out, overwrite)
+    if not _is_empty(out):
+        _remove(out)
+    make_folder(out)
+
+
+def _is_empty(out: Path) -> bool:
+    return not out.exists() or (out.is_dir() and all(map(is_leftover, out.iterdir())))
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether `folder` is the run directory of a search."""
+    try:
+        read_config(folder)
+    except BossNetError:
+        return False
+    return True
+
+
+def _remove(run: Path) -> None:
+    """Remove what a search, and the commands around it, write to its directory; other files stay.
+
+    The configuration goes last: as long as it is there, the rest can be removed by the same command.
+    """
+    for name in WRITTEN:
+        for entry in run.glob(name):
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    (run / "config.json").unlink()
