@@ -57,6 +57,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(evaluate_app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -256,8 +257,8 @@ def whole_app() -> typer.Typer:
     from .export.cli import app as export_app
     from .search.cli import app as search_app
 
-    for more in (evaluate_app, search_app, export_app):
-        app.add_typer(more)
+    app.add_typer(search_app)
+    app.add_typer(export_app)
     return app
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +26,9 @@ from .commands import (
 )
 from .console import print_json
 from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .datasets import ImageSet
 
 app = typer.Typer()
 
@@ -75,19 +79,11 @@ def evaluate(
         raise UsageError("--data is missing; for instance: bossnet eval bossnet_t0 --data IMAGENET")
     with Runtime.open(_torch_device(model, device), precision) as runtime:
         images = open_images(data, part, strict=strict_images)
-        trained_on = load_config(model)["class_names"] if is_run(model) else None
-        if runtime.is_main and trained_on and images.class_names and tuple(trained_on) != tuple(images.class_names):
-            console.note(f"{data} has other classes than the network was trained on; they are compared by their number")
+        if runtime.is_main and is_run(model):
+            _compare_classes(load_config(model)["class_names"], images)
         classifier = _open_classifier(model, weights, parse_options(option), runtime, device, input_size)
-        accuracy = measure_accuracy(
-            classifier.logits,
-            images,
-            classifier.preprocessing,
-            runtime,
-            batch=batch,
-            workers=workers,
-            description=f"{images.name}, {part}",
-        )
+        how: Any = {"batch": batch, "workers": workers, "description": f"{images.name}, {part}"}
+        accuracy = measure_accuracy(classifier.logits, images, classifier.preprocessing, runtime, **how)
         if not runtime.is_main:
             return
     row = timm_row(classifier, accuracy)
@@ -134,6 +130,14 @@ def predict(
         print(answer["image"])
         for entry in answer["classes"]:
             print(f"  {100 * entry['probability']:6.2f} %  {entry['name']}")
+
+
+def _compare_classes(trained_on: Sequence[str] | None, images: ImageSet) -> None:
+    """Say so where images are of other classes than a run's."""
+    if trained_on and images.class_names and tuple(trained_on) != tuple(images.class_names):
+        console.note(
+            f"{images.name} has other classes than the network was trained on; they are compared by their number"
+        )
 
 
 def _torch_device(model: str, device: str) -> str:

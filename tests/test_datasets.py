@@ -1,4 +1,4 @@
-"""Images by name or path: every kind of source, its parts, and what happens to images that cannot be read."""
+"""Images by name or path: every kind of source, and its parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
 from bossnet_zoo import datasets as bossnet_datasets
-from bossnet_zoo.datasets import ImageSet, open_images
+from bossnet_zoo.datasets import ImageSet, count_classes, open_images
 from bossnet_zoo.errors import DataError, UsageError
 from bossnet_zoo.image_sources import ArraySource, expand_shards
 
@@ -211,6 +211,18 @@ def test_an_unknown_part_says_what_is_allowed():
         open_images("digits", "validation")
 
 
+@pytest.mark.parametrize("classes", [["cat"], ["cat", "dog"]])
+def test_images_of_one_class_alone_are_nothing_to_train_on(tmp_path, classes):
+    for name in classes:
+        save_pictures(tmp_path / name, 5)
+    train, test = (open_images(str(tmp_path), part) for part in ("train", "test"))
+    if len(classes) > 1:
+        assert count_classes(train, test) == 2
+        return
+    with pytest.raises(DataError, match=r"of one class, so there is nothing to learn; put the images into one folder"):
+        count_classes(train, test)
+
+
 # --- shards, Hub datasets, CIFAR
 
 
@@ -331,61 +343,6 @@ def test_cifar_is_read_as_torchvision_stores_it(tmp_path, monkeypatch):
     images = open_images(f"cifar10:{tmp_path}", "train")
     assert (len(images), images.labels[:2], images.class_names) == (10, [3, 8], tuple("abcdefghij"))
     assert images.image(0).getpixel((0, 0)) == (7, 7, 7)
-
-
-# --- images that cannot be read
-
-
-@pytest.fixture
-def damaged(tmp_path):
-    """Five images; the third is cut short and the fourth is text."""
-    save_pictures(tmp_path / "cat", 3)
-    save_pictures(tmp_path / "dog", 2, first=50)
-    whole = (tmp_path / "cat" / "002.png").read_bytes()
-    (tmp_path / "cat" / "002.png").write_bytes(whole[:50])
-    (tmp_path / "dog" / "050.png").write_text("no image")
-    return tmp_path
-
-
-def test_an_unreadable_image_is_named_once_counted_and_replaced_by_the_next(damaged, capsys):
-    images = open_images(str(damaged), "all")
-    assert [images.load(index)[1] for index in range(5)] == [0, 0, 1, 1, 1]
-    assert red(images) == [0, 1, 51, 51, 51]
-    notes = capsys.readouterr().err
-    assert notes.count("002.png cannot be read as an image") == 1
-    assert notes.count("050.png cannot be read as an image") == 1
-    assert images.num_unreadable == 2
-
-
-def test_an_unreadable_image_is_an_error_under_strict(damaged):
-    images = open_images(str(damaged), "all", strict=True)
-    with pytest.raises(DataError, match=r"002\.png cannot be read as an image.*leave out --strict-images"):
-        images.image(2)
-
-
-def test_workers_count_unreadable_images_for_everybody(damaged):
-    images = open_images(str(damaged), "all")
-    dataset = images.with_transform(lambda image: torch.tensor(image.size))
-    batches = list(DataLoader(dataset, batch_size=5, num_workers=1))
-    assert len(batches[0][0]) == 5
-    assert images.num_unreadable == 2
-
-
-def test_a_source_without_a_readable_image_is_an_error(tmp_path):
-    (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(DataError, match="none of its 1 images can be read"):
-        open_images(str(tmp_path), "all").image(0)
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
-def test_images_of_any_mode_become_rgb(tmp_path, mode):
-    Image.new(mode, (4, 4)).save(tmp_path / "a.tiff")
-    assert open_images(str(tmp_path), "all").image(0).mode == "RGB"
-
-
-def test_a_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path):
-    Image.new("P", (4, 4)).save(tmp_path / "a.png", transparency=b"\x00\x01")
-    assert open_images(str(tmp_path), "all").image(0).mode == "RGB"
 
 
 # --- keys
