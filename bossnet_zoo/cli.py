@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import shlex
@@ -286,3 +287,9 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe has seen enough, as in `bossnet list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        console.notes.quiet = False  # what other packages write, TensorBoard for one
+        console.notes.print(f"error: {error}; free some space or choose another --out", markup=False, style="bold red")
+        sys.exit(BossNetError.exit_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from . import console
-from .checkpoint import save_json
+from .checkpoint import save_json, save_text
 from .datasets import ImageSet
 from .errors import DataError
 from .image_sources import UNREADABLE, FileSource
@@ -151,12 +152,13 @@ def write_evaluation(folder: Path, row: Mapping[str, Any], accuracy: Accuracy, a
     """`eval.json` (the last evaluation in full) and a row more in `eval.csv`."""
     save_json(folder / "eval.json", {**row, **asdict(accuracy), **about})
     table = folder / "eval.csv"
-    is_new = not table.exists()
-    with open(table, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(row), lineterminator="\n")
+    if not table.exists():
+        writer.writeheader()
+    writer.writerow(row)
+    before = table.read_text(encoding="utf-8") if table.exists() else ""
+    save_text(table, before + text.getvalue())
 
 
 @torch.inference_mode()

@@ -193,8 +193,9 @@ def hub(name: str, train: bool) -> HubSource | None:
     path, _, config = name.partition(":")
     try:
         splits = datasets.load_dataset(path, config or None)
-    except (OSError, ValueError) as error:
-        raise DataError(f"dataset hf:{name} could not be opened: {error}") from error
+    except Exception as error:  # those of every format and archive that the package knows
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"dataset hf:{name} could not be opened: {reason}") from error
     wanted = [split for split in (TRAIN_FOLDERS if train else TEST_FOLDERS) if split in splits]
     if not wanted:
         if train:

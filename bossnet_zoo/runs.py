@@ -92,6 +92,11 @@ def build_model(
         if "Invalid pretrained tag" in str(error):
             known = list_pretrained(f"{name.partition('.')[0]}.*")
             raise unknown("weights", name, known, f"bossnet info {name.partition('.')[0]} lists them") from error
+        if name.startswith(("hf-hub:", LOCAL)):
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"{name} cannot be opened, for what it says about itself is wrong: {reason}"
+            ) from error
         if pretrained or not given:
             raise
         asked = ", ".join(f"{option}={value!r}" for option, value in given.items())

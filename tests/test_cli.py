@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -163,6 +164,17 @@ def test_a_failure_ends_with_exit_code_1(monkeypatch, capfd, tmp_path):
     assert code == 1
     assert "is not valid JSON" in notes
     assert notes.endswith("; bring it back from a copy, or begin anew\n")
+
+
+def test_a_full_disk_is_one_sentence_whoever_writes(monkeypatch, capfd):
+    def write() -> None:  # as TensorBoard's writer does, which is no code of ours
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli, "whole_app", lambda: write)
+    assert run(monkeypatch, capfd, "list")[::2] == (
+        1,
+        "error: [Errno 28] No space left on device; free some space or choose another --out\n",
+    )
 
 
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise():

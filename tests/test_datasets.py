@@ -296,6 +296,10 @@ def test_hub_datasets_are_opened_through_their_library(tmp_path, monkeypatch):
         ("cat", "dog"),
     )
     assert len(open_images(f"hf:{tmp_path}/pets", "test")) == 4
+    (tmp_path / "zipped").mkdir()
+    (tmp_path / "zipped" / "train.zip").write_bytes(b"PK no archive")
+    with pytest.raises(DataError, match=r"^dataset hf:.*zipped could not be opened: .*$"):
+        open_images(f"hf:{tmp_path}/zipped", "train")
 
 
 def fake_cifar(monkeypatch, labels: int) -> None:

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_training import ARCH, CPU, OPTIONS, TINY, Killed, fit
 
 import bossnet_zoo.train as training
-from bossnet_zoo import checkpoint, recipe_parts, training_run
+from bossnet_zoo import checkpoint, recipe_parts, runs, training_run
 from bossnet_zoo.checkpoint import load_json, read_jsonl, read_metadata
 from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import CheckpointError, UsageError
@@ -104,6 +104,17 @@ def test_a_local_network_without_weights_is_one_sentence(tmp_path):
         CheckpointError, match=r"has no file of weights; model\.safetensors belongs beside config\.json"
     ):
         open_model(f"local-dir:{tmp_path}")
+
+
+def test_a_hub_network_that_names_files_elsewhere_is_one_sentence(monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("Invalid filename '../../evil':\ncannot contain a '..' path segment")
+
+    monkeypatch.setattr(runs, "create_model", refuse)
+    with pytest.raises(
+        CheckpointError, match=r"hf-hub:team/x cannot be opened, .*: Invalid filename '../../evil': cannot"
+    ):
+        open_model("hf-hub:team/x")
 
 
 def test_epochs_without_a_test_change_nothing_but_what_is_known(pictures, whole_run, tmp_path):
