@@ -16,6 +16,9 @@ import pytest
 import warm
 from hub_server import Hub, serve
 from tiny_search import write_images
+from warm import SEARCH
+
+from bossnet_zoo.checkpoint import save_json
 
 TALLY = "tally"  # name of the property in which a test's report carries its counts
 
@@ -83,6 +86,20 @@ def trained(tmp_path_factory, labelled) -> Path:
     done = warm.run([*line.split(), "--image-size", 32, "--out", folder / "run"], folder)
     assert done.code == 0, done
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory, images) -> Path:
+    """The folder of a finished search in a tiny space, with a truth file and its ranking."""
+    root = tmp_path_factory.mktemp("searched")
+    run = root / "run"
+    done = warm.run([*SEARCH.split(), "--data", images, "--out", run], root)
+    assert done.code == 0, done
+    accuracy = {f"{width}:8:16:8:{other}": width + other / 3 for width in (8, 16) for other in (8, 16)}
+    save_json(run / "truth.json", {"space": "nats", "accuracy": accuracy})
+    ranked = warm.run(["rank", "--ratings", run / "ratings.json", "--truth", run / "truth.json"], root)
+    assert ranked.code == 0, ranked
+    return run
 
 
 # --- counts

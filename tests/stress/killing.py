@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import warm
 from safetensors import SafetensorError, safe_open
 
-from bossnet_zoo.checkpoint import load_state
+from bossnet_zoo.checkpoint import hash_tensors, load_state, load_weights, read_metadata
 from bossnet_zoo.errors import BossNetError
 
 _BY_THE_CLOCK = ("seconds", "images_per_second")  # what no two runs have in common
@@ -140,9 +141,38 @@ def content(folder: Path) -> dict[str, str]:
             found[name] = "\n".join(_timeless(line) for line in file.read_text(errors="replace").splitlines())
         elif file.suffix == ".json" and file.name != "config.json":
             found[name] = _timeless(file.read_text(errors="replace"))
+        elif file.suffix == ".pt":
+            found[name] = hash_values(load_state(file))
+        elif file.suffix == ".safetensors":  # whose metadata stands in any order
+            found[name] = f"{sorted(read_metadata(file).items())} {hash_tensors(load_weights(file))}"
+        elif file.suffix == ".sha256":  # loading the state has compared the two; what stood there before is history
+            found[name] = ""
         elif file.name != "config.json" and file.suffix != ".html":
             found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
+
+
+def hash_values(state: Any) -> str:
+    """Of everything in a state but what depends on the clock."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if name not in _BY_THE_CLOCK:
+                    digest.update(repr(name).encode())
+                    add(inner)
+        elif isinstance(value, list | tuple):
+            digest.update(f"{len(value)} values".encode())
+            for inner in value:
+                add(inner)
+        elif isinstance(value, torch.Tensor):
+            digest.update(hash_tensors({"": value}).encode())
+        else:
+            digest.update(repr(value).encode())
+
+    add(state)
+    return digest.hexdigest()
 
 
 def _timeless(text: str) -> str:

@@ -31,6 +31,10 @@ PRELOADED = (
     "onnxscript",
     "onnxruntime",
 )
+SEARCH = (  # a whole one, in seconds
+    "search --preset demo --space nats --space-option widths=[8,16] --num-paths 2 --epochs 2 --global-batch 8 "
+    "--micro-batch 4 --calibration-images 8 --rating-images 4 --device cpu"
+)
 _forking = multiprocessing.get_context("forkserver")
 _numbers = itertools.count()
 
