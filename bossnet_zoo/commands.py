@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 TRAIN_EXAMPLE = r"""
 bossnet train test_bossnet_t --data digits --recipe bossnet-t --smoke \
   --out runs/tiny
-""".strip()  # what many other examples need first
-SEARCH_EXAMPLE = "bossnet search --space nats --data digits --preset demo --out runs/nats"
+""".strip()  # it and the next are what many other examples need first
+SEARCH_EXAMPLE = r"""
+bossnet search --space nats --data digits --preset demo --epochs 1 \
+  --out runs/nats
+""".strip()
 _METAVARS = {int: "N", float: "X", Path: "PATH", str: "NAME"}  # in place of typer's <int range> and the like
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress bars.")]
 

@@ -199,7 +199,7 @@ def demo(
         print_json(load_json(out / "demo.json"))
 
 
-@command(app, "bossnet truth --space nats --data digits --sample 3 --smoke --out runs/truth")
+@command(app, "bossnet truth --space nats --data digits --sample 2 --smoke --epochs 1 \\\n  --out runs/truth")
 def truth(
     space: SpaceName = None,
     data: Data = None,
