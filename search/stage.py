@@ -317,8 +317,8 @@ class BlockTraining(Training):
 
     def backward(self, views: Tensor, drawn: Sequence[Path], share: float) -> float:
         settings = self.setup.settings
-        features = [self.prefix(view.contiguous(memory_format=torch.channels_last)) for view in views]
-        first, second = features[: len(features) // 2], features[len(features) // 2 :]
+        pairs = views.unflatten(0, (2, -1)).transpose(0, 1)  # (pairs, 2, B, 3, H, W)
+        first, second = zip(*map(self._before, pairs), strict=True)
         if not settings.own_views:
             first, second = first * len(drawn), second * len(drawn)
         return bootstrap(
@@ -332,10 +332,17 @@ class BlockTraining(Training):
         self.siamese.update_target(momentum)
         return {"momentum": momentum}
 
+    def _before(self, pair: Tensor) -> tuple[Tensor, Tensor]:
+        """What the frozen prefix makes of a pair of views, (2, B, 3, H, W) -> twice (B, C, H', W')."""
+        # One batch of both is up to a third faster than one after the other, on a CPU; of more pairs, slower again.
+        features = self.prefix(pair.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        first, second = features.chunk(2)
+        return first, second
+
     def rate(self, calibration: Sequence[Tensor], limit: int | None = None) -> BlockRatings:
         """Ratings of all paths of the block, the same on every process."""
         setup = self.setup
-        batches = ((self.prefix(first), self.prefix(second)) for first, second in rating_views(setup, limit))
+        batches = (self._before(torch.stack(pair)) for pair in rating_views(setup, limit))
         return rate_paths(
             self.siamese,
             setup.space.paths(self.stage.block, self.stage.entry),

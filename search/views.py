@@ -155,10 +155,12 @@ def augment_batch(images: Tensor, recipe: ViewRecipe, size: int, generator: torc
     """
     x = _crop(images.float() / 255, recipe, size, generator)
     x = _jitter(x, recipe, generator)
-    x = torch.where(_chance(x, recipe.grey, generator), _luma(x), x)
+    if recipe.grey:
+        x = torch.where(_chance(x, recipe.grey, generator), _luma(x), x)
     if recipe.blur:
         x = torch.where(_chance(x, recipe.blur, generator), _blur(x, generator), x)
-    x = torch.where(_chance(x, recipe.solarize, generator) & (x >= 128 / 255), 1 - x, x)
+    if recipe.solarize:
+        x = torch.where(_chance(x, recipe.solarize, generator) & (x >= 128 / 255), 1 - x, x)
     mean = torch.tensor(recipe.mean, device=x.device).view(1, 3, 1, 1)
     std = torch.tensor(recipe.std, device=x.device).view(1, 3, 1, 1)
     return (x - mean) / std

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from searching import CPU
-from tiny_search import assert_same_search, run_until_killed
+from tiny_search import assert_same_search, run_until_killed, wait_for_another_second
 
 from bossnet_zoo.checkpoint import read_jsonl
 from bossnet_zoo.search.run import resume_settings, search, start_run
@@ -74,7 +74,7 @@ def kill_after(process: subprocess.Popen, out: Path, records: int) -> None:
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    time.sleep(1)  # TensorBoard orders the files of a run by the second in which they were begun
+    wait_for_another_second()
 
 
 def test_kill_9_of_a_process_then_resume_gives_the_same_bits(search_settings, whole_search, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,11 @@ class Killed(BaseException):
     """Stands for kill -9: nothing catches it, so nothing is cleaned up but what the system would."""
 
 
+def wait_for_another_second() -> None:
+    """TensorBoard orders the files of a run by the second in which they were begun."""
+    time.sleep(1 - time.time() % 1)
+
+
 def run_until_killed(settings: SearchSettings, out: Path, monkeypatch, number: int, when: str) -> bool:
     """Search, and die before or after the given number of files got their names. Whether it came to that."""
     replacements, rename = 0, os.replace
@@ -127,5 +133,6 @@ def run_until_killed(settings: SearchSettings, out: Path, monkeypatch, number: i
         try:
             search(settings, out, CPU)
         except Killed:
+            wait_for_another_second()
             return True
     return False
