@@ -18,7 +18,7 @@ from torch import nn
 
 from .checkpoint import check_fields, load_json, read_metadata, reading
 from .errors import BossNetError, CheckpointError, UsageError, unknown
-from .models.weights import load_strictly, read_weights
+from .models.weights import LOCAL_WEIGHTS, load_strictly, read_weights
 from .recipes import Recipe
 from .spaces import Arch, HyTraArch, MBConvArch, NatsArch, parse_arch
 
@@ -27,7 +27,6 @@ ROLE = "file"  # metadata of a run's weights: the name of the file they were wri
 _LARGEST_SIDE, _SMALLEST_CROP = 2**14, 1 / 64  # of an image that a network takes
 _GENERIC_NAMES = {HyTraArch: "hytra", MBConvArch: "mbconv", NatsArch: "nats_size"}
 LOCAL = "local-dir:"  # timm's prefix of a folder with config.json and model.safetensors
-LOCAL_WEIGHTS = "model.safetensors"
 _SPACE_PREFIXES = ("hytra:", "mbconv:", "nats:")
 
 

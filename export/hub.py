@@ -16,11 +16,10 @@ import timm
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError
-from timm.models import save_for_hf
+from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from bossnet_zoo.checkpoint import remove_leftovers, save_text
+from bossnet_zoo.checkpoint import remove_leftovers, save_text, save_weights
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.runs import class_names_of, is_run, load_run, resolve_model
 
@@ -105,10 +104,10 @@ def _write(model: nn.Module, arguments: dict[str, Any], card: Card, folder: Path
     config = {"model_args": arguments, "label_names": list(class_names_of(model))}
     try:
         with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=folder) as scratch:
-            save_for_hf(model, scratch, model_config=config, safe_serialization=True)
-            for file in (WEIGHTS, CONFIG):
-                os.replace(Path(scratch) / file, folder / file)
-    except (OSError, SafetensorError) as error:
+            save_config_for_hf(model, str(Path(scratch) / CONFIG), config)
+            os.replace(Path(scratch) / CONFIG, folder / CONFIG)
+        save_weights(folder / WEIGHTS, model.state_dict())  # with a checksum, which timm's file has not
+    except OSError as error:
         raise BossNetError(
             f"the files could not be written to {folder}: {error}; free some space or choose another --out"
         ) from error

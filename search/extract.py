@@ -12,8 +12,9 @@ from bossnet_zoo.checkpoint import load_json, reading, save_weights
 from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import CheckpointError, UsageError
 from bossnet_zoo.models import build
+from bossnet_zoo.models.weights import LOCAL_WEIGHTS
 from bossnet_zoo.recipes import BOSSNET_M, BOSSNET_T
-from bossnet_zoo.runs import LOCAL, LOCAL_WEIGHTS, build_model
+from bossnet_zoo.runs import LOCAL, build_model
 from bossnet_zoo.runtime import Runtime
 
 from .prefix import chain_of, load_prefix

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from exporting import lively
 from hub_server import Hub, serve
 from huggingface_hub import ModelCard
 
 from bossnet_zoo.checkpoint import save_json, save_weights
-from bossnet_zoo.errors import BossNetError, UsageError
+from bossnet_zoo.errors import BossNetError, DamagedFileError, UsageError
 from bossnet_zoo.export.hub import Publication, upload, write_repository
 from bossnet_zoo.recipes import BOSSNET_T
 
@@ -171,14 +172,33 @@ def test_card_tells_of_the_onnx_file(publication):
 
 
 def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch):
-    def full(model, folder, **_):
-        Path(folder, "model.safetensors").write_bytes(b"half")
+    def full(model, file, config):
+        Path(file).write_text("{")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bossnet_zoo.export.hub.save_for_hf", full)
+    monkeypatch.setattr("bossnet_zoo.export.hub.save_config_for_hf", full)
     with pytest.raises(BossNetError, match=r"could not be written to .*No space left on device; free some space"):
         write_repository(str(run), REPO, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_of_published_weights_is_noticed(run, tmp_path):
+    write_repository(str(run), REPO, tmp_path)
+    assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True).num_classes == 10
+    file = tmp_path / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 64
+    file.write_bytes(content)
+    with pytest.raises(DamagedFileError, match="do not match its checksum"):
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+
+
+def test_the_same_weights_are_the_same_file(run, tmp_path):
+    contents = set()
+    for name in "abcd":  # the order of several entries of metadata would differ
+        write_repository(str(run), REPO, tmp_path / name)
+        contents.add((tmp_path / name / "model.safetensors").read_bytes())
+    assert len(contents) == 1
 
 
 @pytest.mark.parametrize("repo", ["tiny", "team/ti ny", "a/b/c", "team/tiny..digits"])

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..checkpoint import load_weights
 from ..errors import BossNetError, CheckpointError, DamagedFileError, UsageError
 
+LOCAL_WEIGHTS = "model.safetensors"  # in a folder that timm's `local-dir:` opens
 _KEYS = {"model": ("model", "state_dict"), "model_ema": ("model_ema", "state_dict_ema")}
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put in front of names
 
@@ -196,6 +197,9 @@ def build_variant(model_cls: type[nn.Module], variant: str, pretrained: bool, re
             f"bossnet train {variant} --data IMAGENET --recipe {recipe}"
         )
     overlay.setdefault("custom_load", True)
+    file = Path(cfg.file or "", LOCAL_WEIGHTS)
+    if cfg.source == "local-dir" and file.is_file():
+        overlay |= {"source": "", "file": str(file)}  # so that `load_pretrained` reads it, and its checksum
     try:
         return build_model_with_cfg(model_cls, variant, pretrained, pretrained_cfg_overlay=overlay, **kwargs)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
