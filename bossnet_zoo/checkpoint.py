@@ -204,8 +204,11 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[st
     about = {**(metadata or {}), CHECKSUM: hash_tensors(tensors)}
 
     def write(temporary: Path) -> None:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it: safetensors makes files that no one else can read
         try:
             save_file(tensors, temporary, about)
+            temporary.chmod(mode)
         except SafetensorError as error:  # how it reports a full disk
             raise OSError(str(error)) from error
 

@@ -200,7 +200,9 @@ def _run(job: Job, state: State, tensorboard: bool) -> None:
         first, steps = state.step, range(state.step, plan.steps)
         batches = load(dataset, plan.micro_batches(state.epoch, first), runtime, job.workers)
         state.model.train()
-        for step in console.track(steps, f"epoch {state.epoch}", len(steps), show=runtime.is_main):
+        for step in console.track(
+            steps, f"epoch {state.epoch + 1}/{job.recipe.epochs}", len(steps), show=runtime.is_main
+        ):
             number = state.epoch * plan.steps + step
             schedule.step_update(number)
             loss = train_step(job, state, batches, mixup)
@@ -268,11 +270,11 @@ def train_step(job: Job, state: State, batches: Iterator[tuple[Tensor, Tensor]],
 
 
 def _not_finite(job: Job, state: State, loss: float, norm: float) -> BossNetError:
-    step = f"epoch {state.epoch}, step {state.step} of {job.plan.steps}: loss {loss}, norm of the gradient {norm}"
-    weights = job.out / WEIGHTS["model"]
-    good = (
-        f"the last good checkpoint is {weights}, of epoch {state.epoch - 1}" if state.last else "no epoch was finished"
+    step = (
+        f"epoch {state.epoch + 1}, step {state.step + 1} of {job.plan.steps}: loss {loss}, norm of the gradient {norm}"
     )
+    weights = job.out / WEIGHTS["model"]
+    good = f"the last good checkpoint is {weights}, of epoch {state.epoch}" if state.last else "no epoch was finished"
     return BossNetError(f"training stopped, for its arithmetic is no longer finite in {step}; {good}; lower the rate")
 
 
@@ -344,7 +346,7 @@ def _announce(job: Job, state: State) -> None:
         f"(processes x accumulation x images at once); {plan.steps} steps an epoch, {job.recipe.epochs} epochs"
     )
     if state.epoch or state.step:
-        console.note(f"resuming in epoch {state.epoch} after {state.step} of {plan.steps} steps")
+        console.note(f"resuming in epoch {state.epoch + 1} after {state.step} of {plan.steps} steps")
 
 
 def _test(job: Job, state: State) -> dict[str, Any]:
@@ -369,7 +371,7 @@ def _report(job: Job, record: Mapping[str, Any]) -> None:
     if "top1" in record:
         parts.append(f"top-1 {record['top1']:.2f} (average weights {record['ema_top1']:.2f})")
     parts.append(f"{record['images_per_second']:.0f} images/s")
-    console.note(f"epoch {record['epoch']}/{job.recipe.epochs}: {', '.join(parts)}")
+    console.note(f"epoch {record['epoch'] + 1}/{job.recipe.epochs}: {', '.join(parts)}")
 
 
 def _finish(job: Job, state: State) -> TrainResult:

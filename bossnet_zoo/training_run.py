@@ -21,12 +21,14 @@ from torch import nn
 
 from . import console
 from .checkpoint import (
+    is_leftover,
     load_json,
     load_state,
     load_weights,
     make_folder,
     read_jsonl,
     read_metadata,
+    remove_leftovers,
     save_json,
     save_state,
     save_text,
@@ -93,17 +95,18 @@ def open_folder(out: Path, config: Mapping[str, Any], resume: bool, overwrite: b
     """
     file = out / "config.json"
     config = json.loads(json.dumps(config))  # as it will be read back
-    for left_over in out.glob(".*.tmp"):  # by a program killed while it wrote
-        left_over.unlink()
     if resume:
         stored = load_json(file, "run's settings")
         check_same_settings(out, stored, config)
+        remove_leftovers(out)
         return
     make_folder(out)
     if file.exists() and not overwrite:
         raise UsageError(f"{out} holds a run; continue it with --resume {out}, or begin anew with --overwrite")
-    if not file.exists() and any(entry.name not in _FILES and entry.name != "tensorboard" for entry in out.iterdir()):
+    entries = [entry for entry in out.iterdir() if not is_leftover(entry)]
+    if not file.exists() and any(entry.name not in _FILES and entry.name != "tensorboard" for entry in entries):
         raise UsageError(f"{out} holds other files, and no run; type another --out")
+    remove_leftovers(out)
     for name in _FILES:
         (out / name).unlink(missing_ok=True)
     for events in (out / "tensorboard").glob("events.*"):

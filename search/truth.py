@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bossnet_zoo import __version__, console
-from bossnet_zoo.checkpoint import check_fields, is_leftover, load_json, make_folder, reading, save_json
+from bossnet_zoo.checkpoint import (
+    check_fields,
+    is_leftover,
+    load_json,
+    make_folder,
+    reading,
+    remove_leftovers,
+    save_json,
+)
 from bossnet_zoo.determinism import seed_of
 from bossnet_zoo.errors import UsageError, unknown
 from bossnet_zoo.recipes import Recipe
@@ -147,6 +155,8 @@ def measure_truth(study: Study, out: Path, runtime: Runtime, *, workers: int | N
     Raises:
         UsageError, DataError, BossNetError: as `train` does.
     """
+    if runtime.is_main:
+        remove_leftovers(out)
     archs = study.architectures()
     runs: dict[str, list[float]] = {}
     for number, arch in enumerate(archs, start=1):

@@ -282,3 +282,12 @@ def test_content_of_another_form_is_a_sentence(tmp_path):
         {}["name"]
     with pytest.raises(UsageError, match=r"^as it is$"), reading(tmp_path, "list"):
         raise UsageError("as it is")
+
+
+def test_weights_can_be_read_by_whom_the_umask_allows(tmp_path):
+    before = os.umask(0o022)
+    try:
+        save_weights(tmp_path / "a.safetensors", {"a": torch.ones(2)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o644

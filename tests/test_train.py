@@ -119,7 +119,7 @@ def test_an_option_that_the_network_does_not_have_is_an_error(pictures, tmp_path
 # --- what stops it, and what does not
 
 
-@pytest.mark.parametrize(("step", "good"), [(1, "no epoch was finished"), (4, r"last\.safetensors, of epoch 0")])
+@pytest.mark.parametrize(("step", "good"), [(1, "no epoch was finished"), (4, r"last\.safetensors, of epoch 1")])
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_last_good_checkpoint(
     pictures, tmp_path, monkeypatch, step, good
 ):
@@ -132,7 +132,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_last_good_checkpoint
         return cross_entropy(logits, targets, **options) * (torch.nan if calls == step + 1 else 1)
 
     monkeypatch.setattr(training.F, "cross_entropy", failing)
-    place = f"epoch {step // 3}, step {step % 3} of 3: loss nan"
+    place = f"epoch {step // 3 + 1}, step {step % 3 + 1} of 3: loss nan"
     with pytest.raises(BossNetError, match=rf"{place}.*{good}"):
         fit(pictures, tmp_path / "run")
     if step > 3:

@@ -95,7 +95,9 @@ def test_an_interrupted_study_trains_only_what_is_missing(tmp_path, monkeypatch)
     assert list(read_truth(tmp_path / "truth.json").accuracy) == texts[:1]
     rest = FakeTraining()
     monkeypatch.setattr(truth, "train", rest)
+    (tmp_path / ".truth.json.0a1b2c3d.tmp").write_text("{")  # as kill -9 leaves it
     measure_truth(resume_study(tmp_path), tmp_path, CPU)
+    assert not list(tmp_path.glob(".*.tmp"))
     assert rest.calls == [(texts[1], 0, True), (texts[2], 0, False)]
     assert list(read_truth(tmp_path / "truth.json").accuracy) == texts
 

@@ -131,12 +131,12 @@ class _Counts:
                 row[0] += tried
                 row[1] += lost
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         faults = [
             {"fault": fault, "tried": tried, "survived": tried - lost, "lost": lost}
             for fault, (tried, lost) in sorted(self.rows.items())
         ]
         about = {"machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"}
-        about |= {"minutes": round((time.monotonic() - self.start) / 60, 1)}
+        about |= {"minutes": round((time.monotonic() - self.start) / 60, 1), "failed_tests": session.testsfailed}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(json.dumps({**about, "faults": faults}, indent=2) + "\n")
