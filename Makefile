@@ -22,7 +22,7 @@ test: install
 bench: install
 	$(BIN)/python benchmarks/run_all.py
 
-# Kills, corrupts and fills disks; counts of what was tried and lost go to the file.
+# Kills, corrupts and fills disks; README's table of what was tried and lost is written by: python benchmarks/reliability.py runs/stress.json
 stress: install
 	OMP_NUM_THREADS=1 timeout 20m $(BIN)/python -m pytest -q -n 2 -m stress tests/stress --counts runs/stress.json
 

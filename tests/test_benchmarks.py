@@ -11,6 +11,7 @@ import bench_data
 import bench_gpu
 import bench_scaling
 import pytest
+import reliability
 import run_all
 import table
 from bench_solver import lower_quartile
@@ -34,6 +35,16 @@ def results() -> dict:
 def test_readme_shows_the_measured_table(results):
     text = run_all.README.read_text(encoding="utf-8")
     assert table.with_table(text, results) == text, "type: make bench"
+
+
+def test_readme_shows_what_make_stress_counted():
+    counts = json.loads(reliability.COUNTS.read_text(encoding="utf-8"))
+    text = reliability.README.read_text(encoding="utf-8")
+    assert reliability.with_table(text, counts) == text, "type: python benchmarks/reliability.py runs/stress.json"
+    assert all(row["tried"] == row["survived"] + row["lost"] > 0 for row in counts["faults"])
+    worse = {**counts, "faults": [{"fault": "x", "tried": 2, "survived": 1, "lost": 1}], "failed_tests": 1}
+    assert "| x | 2 | 1 | **1** |" in reliability.markdown(worse)
+    assert "1 of its tests failed" in reliability.markdown(worse)
 
 
 def test_every_script_is_run_and_has_rows(results):
