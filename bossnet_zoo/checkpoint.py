@@ -221,14 +221,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         DamagedFileError: the file is missing or damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            expected = (file.metadata() or {}).get(CHECKSUM)
-            weights = {name: file.get_tensor(name) for name in list(file.keys())}
-    except (OSError, SafetensorError, ValueError) as error:
-        raise DamagedFileError(f"{path} is damaged or no safetensors file ({error}); fetch it again") from None
+    with _open_weights(path) as file:
+        expected = (file.metadata() or {}).get(CHECKSUM)
+        weights = {name: file.get_tensor(name) for name in list(file.keys())}
     if expected not in (None, hash_tensors(weights)):
         raise DamagedFileError(f"{path} is damaged: its values do not match its checksum; fetch it again")
     return weights
@@ -236,11 +231,18 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The text metadata of a safetensors file. Raises `DamagedFileError`."""
+    with _open_weights(path) as file:
+        return file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _open_weights(path: Path) -> Iterator[Any]:
+    """A safetensors file, open; what goes wrong while it is read is a `DamagedFileError`."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            return file.metadata() or {}
+            yield file
     except (OSError, SafetensorError, ValueError) as error:
         raise DamagedFileError(f"{path} is damaged or no safetensors file ({error}); fetch it again") from None
 

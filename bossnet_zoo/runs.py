@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from timm import create_model, list_pretrained
 from timm.data import ImageNetInfo
 from timm.models import is_model, list_models, model_entrypoint
+from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from .checkpoint import check_fields, load_json, read_metadata, reading
+from .checkpoint import check_fields, load_json, read_metadata, reading, save_weights, write_atomically
 from .errors import BossNetError, CheckpointError, UsageError, unknown
 from .models.weights import LOCAL_WEIGHTS, load_strictly, read_weights
 from .recipes import Recipe
@@ -26,6 +27,7 @@ WEIGHTS = {"best": "best.safetensors", "model": "last.safetensors", "ema": "last
 ROLE = "file"  # metadata of a run's weights: the name of the file they were written as
 _LARGEST_SIDE, _SMALLEST_CROP = 2**14, 1 / 64  # of an image that a network takes
 _GENERIC_NAMES = {HyTraArch: "hytra", MBConvArch: "mbconv", NatsArch: "nats_size"}
+CONFIG = "config.json"
 LOCAL = "local-dir:"  # timm's prefix of a folder with config.json and model.safetensors
 _SPACE_PREFIXES = ("hytra:", "mbconv:", "nats:")
 
@@ -275,6 +277,21 @@ def load_run(path: str | Path, weights: str = "best") -> tuple[nn.Module, dict[s
     if path.suffix == ".safetensors":
         check_role(path)
     return model.eval(), config
+
+
+def save_local(folder: Path, model: nn.Module, arguments: Mapping[str, Any], label_names: Sequence[str] = ()) -> None:
+    """Write a network as timm opens it with `local-dir:FOLDER`: config.json, and weights with a checksum.
+
+    Args:
+        arguments: with which timm makes the network.
+        label_names: of its classes, if they have names.
+
+    Raises:
+        BossNetError: the disk is full or the folder cannot be written.
+    """
+    config = {"model_args": dict(arguments), "label_names": list(label_names)}
+    write_atomically(folder / CONFIG, lambda temporary: save_config_for_hf(model, str(temporary), config))
+    save_weights(folder / LOCAL_WEIGHTS, model.state_dict())
 
 
 def check_role(file: Path) -> None:

@@ -181,7 +181,7 @@ def check_kept_weights(out: Path, state: State, finished: bool) -> None:
         found = read_metadata(file).get("epoch")
         if found not in (str(epoch), str(state.epoch)):
             raise CheckpointError(
-                f"{file} is of epoch {found}, and the run's state remembers epoch {epoch}; "
+                f"{file} is of another epoch than {epoch + 1}, which the run's state remembers; "
                 "bring back a copy, or remove it"
             )
 

@@ -6,27 +6,23 @@ files to the byte, and so publishing it twice changes nothing.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from timm.models._hub import save_config_for_hf
-from torch import nn
 
-from bossnet_zoo.checkpoint import remove_leftovers, save_text, save_weights
+from bossnet_zoo.checkpoint import remove_leftovers, save_text
 from bossnet_zoo.errors import BossNetError, UsageError
-from bossnet_zoo.runs import class_names_of, is_run, load_run, resolve_model
+from bossnet_zoo.models.weights import LOCAL_WEIGHTS
+from bossnet_zoo.runs import CONFIG, class_names_of, is_run, load_run, resolve_model, save_local
 
-from .cards import Card, OnnxFile, published, published_card, render, run_card
+from .cards import OnnxFile, published, published_card, render, run_card
 from .onnx import export_onnx
 
-WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
+README = "README.md"
 
 
 @dataclass(frozen=True)
@@ -96,22 +92,9 @@ def write_repository(
         if config
         else published_card(source, repo, exported)
     )
-    _write(model, arguments, card, folder)
-    return Publication(folder, (CONFIG, WEIGHTS, README, *(file.path for file in exported)))
-
-
-def _write(model: nn.Module, arguments: dict[str, Any], card: Card, folder: Path) -> None:
-    config = {"model_args": arguments, "label_names": list(class_names_of(model))}
-    try:
-        with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=folder) as scratch:
-            save_config_for_hf(model, str(Path(scratch) / CONFIG), config)
-            os.replace(Path(scratch) / CONFIG, folder / CONFIG)
-        save_weights(folder / WEIGHTS, model.state_dict())  # with a checksum, which timm's file has not
-    except OSError as error:
-        raise BossNetError(
-            f"the files could not be written to {folder}: {error}; free some space or choose another --out"
-        ) from error
+    save_local(folder, model, arguments, class_names_of(model))
     save_text(folder / README, render(card))
+    return Publication(folder, (CONFIG, LOCAL_WEIGHTS, README, *(file.path for file in exported)))
 
 
 def upload(publication: Publication, repo: str, *, private: bool = False, endpoint: str | None = None) -> Publication:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import shlex
 from pathlib import Path as FilePath
 
-from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from bossnet_zoo.checkpoint import load_json, reading, save_weights
+from bossnet_zoo.checkpoint import load_json, reading
 from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import CheckpointError, UsageError
 from bossnet_zoo.models import build
-from bossnet_zoo.models.weights import LOCAL_WEIGHTS
 from bossnet_zoo.recipes import BOSSNET_M, BOSSNET_T
-from bossnet_zoo.runs import LOCAL, build_model
+from bossnet_zoo.runs import LOCAL, build_model, save_local
 from bossnet_zoo.runtime import Runtime
 
 from .prefix import chain_of, load_prefix
@@ -83,8 +81,7 @@ def extract(run: FilePath, architecture: str | None, out: FilePath, runtime: Run
     arguments = {"arch": text, **space.model_options()}
     model = build_model(text, num_classes=num_classes, **space.model_options())  # as timm knows it
     model.load_state_dict(inherit(run, text, runtime, num_classes).state_dict())
-    save_weights(out / LOCAL_WEIGHTS, model.state_dict())
-    save_config_for_hf(model, str(out / "config.json"), model_args=arguments)
+    save_local(out, model, arguments)
     return text
 
 

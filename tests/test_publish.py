@@ -176,8 +176,8 @@ def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch):
         Path(file).write_text("{")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bossnet_zoo.export.hub.save_config_for_hf", full)
-    with pytest.raises(BossNetError, match=r"could not be written to .*No space left on device; free some space"):
+    monkeypatch.setattr("bossnet_zoo.runs.save_config_for_hf", full)
+    with pytest.raises(BossNetError, match=r"could not be written: .*No space left on device; free some space"):
         write_repository(str(run), REPO, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
