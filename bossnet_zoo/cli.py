@@ -267,7 +267,8 @@ def main() -> None:
     """Run the command line. Users' mistakes end in one sentence and exit code 1 or 2, other errors in a traceback."""
     # OpenMP's threads spin while they wait for one another, and starve where other programs want the cores: a small
     # network trained at 0.7 steps a second, and at 4.2 as soon as they slept. Undisturbed, sleeping cost it 1 to 4 %,
-    # but a step of the demo's supernet 40 to 50 %. The variable is read when torch is imported.
+    # and a step of the demo's supernet, which takes one thread for that reason, 40 to 50 %. The variable is read when
+    # torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         whole_app()()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,11 +104,18 @@ def load(dataset: Images, batches: Sequence[Sequence[Any]], runtime: Runtime, wo
     """Batches of (images, labels) on the runtime's device, read by `workers` processes (0: by this one)."""
     pinned = runtime.device.type == "cuda"
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pinned)  # type: ignore[arg-type]
-    try:
+    with plain_errors():
         for images, labels in loader:
             images = images.to(runtime.device, memory_format=torch.channels_last, non_blocking=True)
             yield images, labels.to(runtime.device, non_blocking=True)
-    except DataError as error:  # a worker's error arrives with its traceback; the sentence is at the end
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turns a `DataError` of a loading process, which arrives with its traceback, into the sentence at its end."""
+    try:
+        yield
+    except DataError as error:
         raise DataError(str(error).rstrip().rpartition("DataError: ")[2]) from None
 
 

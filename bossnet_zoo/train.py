@@ -25,7 +25,7 @@ from . import __version__, console, recipe_parts
 from .checkpoint import append_jsonl, save_json
 from .datasets import ImageSet, count_classes, open_images
 from .determinism import seed_everything
-from .errors import BossNetError
+from .errors import BossNetError, UsageError
 from .evaluate import measure_accuracy, preprocessing_of
 from .loading import Plan, count_workers, load
 from .recipes import Recipe
@@ -103,6 +103,9 @@ class Origin:
     @classmethod
     def of(cls, model: str | Arch, options: Mapping[str, Any] | None, pretrained: bool, init: Path | None) -> Origin:
         """What the arguments of `train` stand for. Raises `UsageError`."""
+        for name in {"num_classes", "pretrained"} & set(options or ()):
+            remedy = "they are the data's" if name == "num_classes" else "type --pretrained"
+            raise UsageError(f"{name} is no option of a network that is to be trained; {remedy}")
         name, options, own_weights = find_origin(model, options, pretrained)
         if own_weights is not None:
             init, pretrained = init or own_weights, False

@@ -113,6 +113,7 @@ def search(
     views: Annotated[str | None, typer.Option(help="byol, digits, cifar or crops.")] = None,
     augment: Annotated[str | None, typer.Option(help="In workers, or on the device.")] = None,
     workers: Workers = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the computation on a CPU.")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,

@@ -57,7 +57,8 @@ def run_demo(out: Path, runtime: Runtime, *, seed: int = 0, overwrite: bool = Fa
 
     console.note("4. retraining it with labels, and a plain network beside it")
     networks = [("found", found.arch), ("reference", space.parse(REFERENCE))]
-    retrained = [_retrain(name, arch, space, out, runtime, seed) for name, arch in networks]
+    with runtime.threads(settings.threads):
+        retrained = [_retrain(name, arch, space, out, runtime, seed) for name, arch in networks]
 
     console.note("5. exporting to ONNX, and comparing with PyTorch")
     export = _export(out, settings.resolution)
@@ -92,6 +93,7 @@ def _retrain(name: str, arch: Arch, space: Space, out: Path, runtime: Runtime, s
         *(arch, DEMO.data, recipe, folder, runtime),
         model_options=options,
         seed=seed,
+        workers=DEMO.workers,
         test_every=2,  # enough points for the report's curve, in half the time
         tensorboard=False,
     )

@@ -110,6 +110,12 @@ class FrozenPrefix(nn.Module):
                 x = block(x, path)
         return x
 
+    def of_pairs(self, views: Tensor) -> list[Tensor]:
+        """(2 P, B, 3, H, W), all first views, then all second ones -> for each of P pairs (2 B, C, H', W')."""
+        # One batch of both views is up to a third faster than one after the other, on a CPU; of more, slower again.
+        pairs = views.unflatten(0, (2, -1)).transpose(0, 1)
+        return [self(pair.flatten(0, 1).contiguous(memory_format=torch.channels_last)) for pair in pairs]
+
 
 @torch.no_grad()
 def calibrate_path(block: SupernetBlock, path: Path, batches: Sequence[Tensor], runtime: Runtime) -> None:

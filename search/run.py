@@ -85,7 +85,8 @@ def search(settings: SearchSettings, out: FilePath, runtime: Runtime) -> SearchR
         remove_leftovers(out)
     setup = _setup(settings, out, runtime)
     table = _load_table(setup)
-    table = _train_supernet(setup, table) if settings.method == "unnas" else _train_blocks(setup, table)
+    with runtime.threads(settings.threads):
+        table = _train_supernet(setup, table) if settings.method == "unnas" else _train_blocks(setup, table)
     table = replace(table, meta={**table.meta, "covered": table.coverage(setup.space)})
     best = solve(setup.space, table, max_madds=settings.max_madds, max_params=settings.max_params, top=TOP)
     if runtime.is_main:

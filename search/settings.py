@@ -54,6 +54,7 @@ class SearchSettings:
         rated_per_path: UnNAS's: architectures through each path whose accuracy is measured.
         augment: `workers` or `device`.
         workers: processes that load images.
+        threads: of the computation on a CPU, in each process; None for PyTorch's own choice.
         max_madds, max_params: bounds on the architectures that the search lists in the end.
     """
 
@@ -89,6 +90,7 @@ class SearchSettings:
     rated_per_path: int = 4
     augment: Literal["workers", "device"] = "workers"
     workers: int = 4
+    threads: int | None = None
     max_madds: int | None = None
     max_params: int | None = None
 
@@ -164,7 +166,7 @@ _AT_LEAST = {
     **dict.fromkeys(("epochs", "num_paths", "global_batch", "hidden", "projection"), 1),
     "resolution": 8,  # views are padded, turned and cropped; HyTra needs more still
     **dict.fromkeys(("micro_batch", "calibration_images"), 2),  # a single image has no batch statistics
-    **dict.fromkeys(("rating_images", "rated_per_path", "max_madds", "max_params"), 1),
+    **dict.fromkeys(("rating_images", "rated_per_path", "threads", "max_madds", "max_params"), 1),
     **dict.fromkeys(("warmup_epochs", "weight_decay", "rating_every", "workers"), 0),
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -226,7 +228,8 @@ DEMO = replace(
     projection=64,
     calibration_images=128,
     augment="device",
-    workers=0,
+    workers=1,
+    threads=1,
 )
 
 # What other spaces change; CIFAR: 4 GPUs x 256 images x 4 micro-batches.

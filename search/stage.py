@@ -7,7 +7,7 @@ import math
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -34,7 +34,7 @@ from .rating import BlockRatings, rate_paths
 from .settings import SearchSettings
 from .states import state_file
 from .supernets import SupernetBlock, make_block, trained_entries
-from .views import VIEWS, ViewLoader
+from .views import VIEWS, ViewLoader, unchanged
 
 FIXED_EPOCH = -1  # the views of calibration and rating images: the same in every epoch and for every block
 
@@ -176,8 +176,16 @@ class Training(ABC):
         """The paths, or architectures, of a step."""
 
     @abstractmethod
-    def backward(self, views: Tensor, drawn: Sequence[Any], share: float) -> float:
-        """Add the gradient of a micro-batch of views (V, B, 3, H, W), weighted by `share`; returns its loss."""
+    def backward(self, views: Any, drawn: Sequence[Any], share: float) -> float:
+        """Add the gradient of a micro-batch, weighted by `share`; returns its loss.
+
+        Args:
+            views: (V, B, 3, H, W), or what `prepare` made of them.
+        """
+
+    def prepare(self) -> Callable[[Tensor], Any]:
+        """What becomes of a micro-batch of views before anything is trained on it; on a CPU, done in its loaders."""
+        return unchanged
 
     def end_step(self, step: int) -> dict[str, float]:
         """What follows the optimiser's step; returns what the log should say of it."""
@@ -285,7 +293,7 @@ class Training(ABC):
         # In a step, process r of R takes micro-batches r, r + R, ...: one process alone would take the same ones.
         mine = list(runtime.shard(len(chunks)))
         loader = setup.loader(setup.train_images, self.pairs, f"training {self.name}")
-        return loader.epoch(self.epoch, [chunks[index] for index in mine], mine)
+        return loader.epoch(self.epoch, [chunks[index] for index in mine], mine, self.prepare())
 
     def generator(self, *purpose: object) -> random.Random:
         """Random numbers for one purpose within this stage."""
@@ -315,10 +323,12 @@ class BlockTraining(Training):
     def draw(self, generator: random.Random) -> list[Path]:
         return sample_paths(self.setup.space, self.stage, self.setup.settings, generator)
 
-    def backward(self, views: Tensor, drawn: Sequence[Path], share: float) -> float:
+    def prepare(self) -> Callable[[Tensor], Any]:
+        return self.prefix.of_pairs
+
+    def backward(self, views: Sequence[Tensor], drawn: Sequence[Path], share: float) -> float:
         settings = self.setup.settings
-        pairs = views.unflatten(0, (2, -1)).transpose(0, 1)  # (pairs, 2, B, 3, H, W)
-        first, second = zip(*map(self._before, pairs), strict=True)
+        first, second = zip(*(pair.chunk(2) for pair in views), strict=True)
         if not settings.own_views:
             first, second = first * len(drawn), second * len(drawn)
         return bootstrap(
@@ -332,24 +342,22 @@ class BlockTraining(Training):
         self.siamese.update_target(momentum)
         return {"momentum": momentum}
 
-    def _before(self, pair: Tensor) -> tuple[Tensor, Tensor]:
-        """What the frozen prefix makes of a pair of views, (2, B, 3, H, W) -> twice (B, C, H', W')."""
-        # One batch of both is up to a third faster than one after the other, on a CPU; of more pairs, slower again.
-        features = self.prefix(pair.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        first, second = features.chunk(2)
-        return first, second
-
     def rate(self, calibration: Sequence[Tensor], limit: int | None = None) -> BlockRatings:
         """Ratings of all paths of the block, the same on every process."""
         setup = self.setup
-        batches = (self._before(torch.stack(pair)) for pair in rating_views(setup, limit))
         return rate_paths(
             self.siamese,
             setup.space.paths(self.stage.block, self.stage.entry),
             [self.prefix(view) for view in calibration],
-            batches,
+            self._rated_pairs(limit),
             setup.runtime,
         )
+
+    def _rated_pairs(self, limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        for views in rating_views(self.setup, limit):
+            (pair,) = self.prefix.of_pairs(torch.stack(views))
+            first, second = pair.chunk(2)
+            yield first, second
 
 
 def _chunks(items: Sequence[int], size: int) -> list[Sequence[int]]:

@@ -9,7 +9,7 @@ Shapes: V views of B images, H x W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from torchvision.transforms import v2
 
 from bossnet_zoo.datasets import ImageSet
 from bossnet_zoo.determinism import seed_of, seeded
+from bossnet_zoo.loading import plain_errors
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,6 @@ class ViewDataset(Dataset):
         self.images, self.pairs, self.seed = images, pairs, seed
         self.transforms = [image_transform(recipe, size) for recipe in recipes]
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
         epoch, index = key
         image = self.images.image(index)
@@ -140,9 +138,6 @@ class PlainDataset(Dataset):
         self.transform = v2.Compose(
             [v2.Resize(side, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop(side), v2.PILToTensor()]
         )
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
         return self.transform(self.images.image(key[1]))
@@ -259,6 +254,11 @@ def gaussian_blur(x: Tensor, sigma: Tensor, size: int) -> Tensor:
 # --- loading
 
 
+def unchanged(views: Tensor) -> Tensor:
+    """The views themselves."""
+    return views
+
+
 @dataclass(frozen=True)
 class ViewLoader:
     """Micro-batches of views for one set of images.
@@ -270,7 +270,7 @@ class ViewLoader:
         pairs: P, independent views of each pipeline per image.
         seed: decides the order of the images and every view.
         on_device: augment on the device instead of in workers.
-        workers: processes that decode, and augment unless `on_device`.
+        workers: processes that decode, and augment unless `on_device` on another device than the CPU.
         device: where the views are wanted.
     """
 
@@ -283,7 +283,13 @@ class ViewLoader:
     workers: int
     device: torch.device
 
-    def epoch(self, epoch: int, micro_batches: Sequence[Sequence[int]], names: Sequence[int]) -> Iterator[Tensor]:
+    def epoch(
+        self,
+        epoch: int,
+        micro_batches: Sequence[Sequence[int]],
+        names: Sequence[int],
+        then: Callable[[Tensor], Any] = unchanged,
+    ) -> Iterator[Any]:
         """For every micro-batch of image indices, its views (V, B, 3, size, size), on the device.
 
         V = pipelines * pairs: all views of the first pipeline, then those of the second.
@@ -292,25 +298,57 @@ class ViewLoader:
             epoch: number that the views depend on; a fixed one gives fixed views.
             micro_batches: indices into `images`.
             names: a number for each micro-batch, the same however many processes share the work.
+            then: what is done to the views of a micro-batch without training anything; its result comes in their place.
         """
-        dataset: Dataset
-        if self.on_device:
-            dataset = PlainDataset(self.images, self.size if self.recipes[0].shift else self.size * 8 // 7)
-        else:
-            dataset = ViewDataset(self.images, self.recipes, self.size, self.pairs, self.seed)
+        batches = _MicroBatches(self, then)
         loader = DataLoader(
-            dataset,
-            batch_sampler=[[(epoch, index) for index in batch] for batch in micro_batches],
+            batches,
+            sampler=[(epoch, name, batch) for name, batch in zip(names, micro_batches, strict=True)],
+            batch_size=None,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
         )
-        for name, batch in zip(names, loader, strict=True):
-            batch = batch.to(self.device, non_blocking=True)
-            yield self._augment(batch, epoch, name) if self.on_device else batch.transpose(0, 1)
+        with plain_errors():
+            for name, batch in zip(names, loader, strict=True):
+                if not self.on_cpu:
+                    batch = batch.to(self.device, non_blocking=True)
+                    batch = then(self.augment(batch, epoch, name) if self.on_device else batch)
+                yield batch
 
-    def _augment(self, batch: Tensor, epoch: int, name: int) -> Tensor:
-        generator = torch.Generator(self.device).manual_seed(seed_of(self.seed, "device", epoch, name))
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the processes that load images can do all that is done to them."""
+        return self.device.type == "cpu"
+
+    def augment(self, images: Tensor, epoch: int, name: int) -> Tensor:
+        """(B, 3, side, side) bytes of micro-batch `name` -> its views (V, B, 3, size, size), on the same device."""
+        generator = torch.Generator(images.device).manual_seed(seed_of(self.seed, "device", epoch, name))
         views = [
-            augment_batch(batch, recipe, self.size, generator) for recipe in self.recipes for _ in range(self.pairs)
+            augment_batch(images, recipe, self.size, generator) for recipe in self.recipes for _ in range(self.pairs)
         ]
         return torch.stack(views)
+
+
+class _MicroBatches(Dataset):
+    """Maps (epoch, name, indices) to what workers make of a micro-batch.
+
+    On a CPU that is everything up to `then`, whose result is given, done while the step before computes. Elsewhere it
+    is what the device has not to do itself: views, or the bytes of which it makes them.
+    """
+
+    def __init__(self, loader: ViewLoader, then: Callable[[Tensor], Any]):
+        self.loader, self.then = loader, then
+        self.images: Dataset
+        if loader.on_device:
+            self.images = PlainDataset(loader.images, loader.size if loader.recipes[0].shift else loader.size * 8 // 7)
+        else:
+            self.images = ViewDataset(loader.images, loader.recipes, loader.size, loader.pairs, loader.seed)
+
+    def __getitem__(self, key: tuple[int, int, Sequence[int]]) -> Any:
+        epoch, name, indices = key
+        batch = torch.stack([self.images[epoch, index] for index in indices])
+        if not self.loader.on_device:
+            batch = batch.transpose(0, 1)
+        if not self.loader.on_cpu:
+            return batch
+        return self.then(self.loader.augment(batch, epoch, name) if self.loader.on_device else batch)

@@ -88,3 +88,11 @@ def test_a_lost_connection_to_another_process_is_a_sentence():
         raise RuntimeError("[/gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:29500")
     with pytest.raises(RuntimeError, match="shapes"), runtime:
         raise RuntimeError("shapes do not fit")
+
+
+def test_threads_are_limited_for_a_while_and_given_back():
+    before = torch.get_num_threads()
+    for asked, expected in ((before + 1, before + 1), (None, before)):
+        with Runtime.open("cpu").threads(asked):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == before

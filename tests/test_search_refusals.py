@@ -118,14 +118,14 @@ def test_images_that_cannot_be_searched_on_are_found_before_anything_is_written(
     assert {file.name for file in whole_search.iterdir()} == RUN_FILES
 
 
-def test_an_unreadable_image_is_named_and_replaced(search_settings, tmp_path, capsys):
+def test_an_unreadable_image_is_named_and_replaced(search_settings, tmp_path, capfd):
     folder = write_images(tmp_path / "images")
     for file in sorted(folder.iterdir())[:12]:
         file.write_bytes(file.read_bytes()[:60])
     damaged = replace(search_settings, data=str(folder), epochs=1, rating_every=0)
     start_run(tmp_path / "run", damaged, CPU)
     search(damaged, tmp_path / "run", CPU)
-    assert "cannot be read as an image" in capsys.readouterr().err
+    assert "cannot be read as an image" in capfd.readouterr().err
 
 
 def test_images_none_of_which_can_be_read_are_an_error(search_settings, tmp_path):

@@ -58,7 +58,7 @@ def test_the_demo_is_the_same_search_in_miniature():
     }
     sizes = {"space_options", "resolution", "epochs", "global_batch", "micro_batch", "hidden", "projection"}
     pace = {"base_lr", "target_momentum"}  # for a hundredth of the steps
-    assert differing <= sizes | pace | {"data", "views", "calibration_images", "augment", "workers"}
+    assert differing <= sizes | pace | {"data", "views", "calibration_images", "augment", "workers", "threads"}
     assert DEMO.learning_rate == PAPER.learning_rate == 4.8
     assert DEMO.make_space().count() == PAPER.make_space().count()
 

@@ -114,6 +114,9 @@ def test_weights_of_another_network_are_refused(pictures, whole_run, tmp_path):
 def test_an_option_that_the_network_does_not_have_is_an_error(pictures, tmp_path):
     with pytest.raises(UsageError, match="bse_width"):
         fit(pictures, tmp_path / "run", model_options={"bse_width": 4})
+    for option in ("num_classes", "pretrained"):
+        with pytest.raises(UsageError, match=f"{option} is no option of a network that is to be trained"):
+            fit(pictures, tmp_path / "run", model_options={option: 2})
 
 
 # --- what stops it, and what does not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import replace
 
@@ -102,10 +103,24 @@ def test_fixed_images_have_an_epoch_of_their_own(on_device):
     assert not torch.equal(draw(loader(on_device), epoch=-1)[0], draw(loader(on_device))[0])
 
 
-def test_worker_processes_draw_the_same_views():
+@both_ways
+def test_worker_processes_draw_the_same_views(on_device):
     assert get_worker_info() is None
-    for there, here in zip(draw(loader(False, workers=1)), draw(loader(False)), strict=True):
+    for there, here in zip(draw(loader(on_device, workers=1)), draw(loader(on_device)), strict=True):
         assert torch.equal(there, here)
+
+
+def _with_process(views: torch.Tensor) -> tuple[torch.Tensor, int]:
+    return views, os.getpid()
+
+
+@both_ways
+@pytest.mark.parametrize("workers", [0, 1])
+def test_on_a_cpu_workers_also_do_what_is_done_with_the_views(on_device, workers):
+    expected = draw(loader(on_device), names=(0, 1))
+    made = list(loader(on_device, workers=workers).epoch(0, [[0, 1, 2, 3], [4, 5, 6, 7]], (0, 1), _with_process))
+    assert all(torch.equal(views, plain) for (views, _), plain in zip(made, expected, strict=True))
+    assert [process == os.getpid() for _, process in made] == [workers == 0] * 2
 
 
 def test_drawing_views_leaves_the_global_generators_alone():
