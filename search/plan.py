@@ -17,7 +17,7 @@ from bossnet_zoo.determinism import seed_of
 from bossnet_zoo.spaces import Arch, Entry, Space
 from bossnet_zoo.spaces.space import halve
 
-from .bootstrapping import SiameseSupernet
+from .bootstrapping import Branch, make_mlp
 from .counting import (
     BYTES,
     count_madds,
@@ -137,10 +137,13 @@ def _bossnas_memory(settings: SearchSettings, space: Space, block: int) -> tuple
     """Parameters of the largest stage's online network, and the bytes that a process needs at its peak."""
     most = (0, 0)
     for entry in trained_entries(space, block):
+        supernet = block_without_data(space, block, entry)
         with torch.device("meta"):
-            siamese = SiameseSupernet(block_without_data(space, block, entry), settings.hidden, settings.projection)
-        online, target = count_parameters(siamese, trainable=True), count_parameters(siamese.target)
-        saved = saved_by_block(siamese.online.block, space, block, entry, settings.resolution)
+            branch = Branch(supernet, settings.hidden, settings.projection)
+            predictor = make_mlp(settings.projection, settings.hidden, settings.projection)
+        target = count_parameters(branch)
+        online = target + count_parameters(predictor)
+        saved = saved_by_block(supernet, space, block, entry, settings.resolution)
         # Weights, gradients and LARS momentum of the online network; the target; both views of one path's backward.
         peak = (3 * online + target) * BYTES + 2 * settings.micro_batch * saved
         most = max(most, (online, peak), key=lambda pair: pair[1])

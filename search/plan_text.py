@@ -16,6 +16,10 @@ from .settings import REFERENCE_BATCH, SearchSettings
 from .supernets import trained_entries
 
 IMAGENET = 1_281_167  # images for training
+CIFAR = {
+    "cifar10": (25_000, 25_000),
+    "cifar100": (50_000, 5_000),
+}  # search-train and search-val, as NATS-Bench has them
 
 
 def print_plan(settings: SearchSettings, throughput: float, as_json: bool = False) -> None:
@@ -57,7 +61,10 @@ def print_plan(settings: SearchSettings, throughput: float, as_json: bool = Fals
 
 
 def _count_images(settings: SearchSettings) -> tuple[int, int, bool]:
-    """Images to train on and to rate on, and whether they are assumed."""
+    """Images to train on and to rate on, and whether they are assumed; CIFAR's are known without a download."""
+    if settings.data in CIFAR:
+        train, held_out = CIFAR[settings.data]
+        return train, held_out if settings.rating_part == "search-val" else train, False
     try:
         if not settings.data:
             raise UnknownDataError("no data")

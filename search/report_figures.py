@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
-from scipy.stats import kendalltau
 
 from bossnet_zoo.errors import ArchitectureError
 from bossnet_zoo.spaces import Space
@@ -208,6 +207,8 @@ def _agreement(ratings: Sequence[Record]) -> tuple[Point, ...]:
     points = []
     for record in ratings[:-1]:
         shared = [path for path in final if path in record["ratings"]]
+        from scipy.stats import kendalltau  # a second, and few reports need it
+
         tau = kendalltau([record["ratings"][path] for path in shared], [final[path] for path in shared]).statistic
         if tau == tau:  # undefined where all ratings are equal
             points.append((float(record["epoch"]), float(tau)))

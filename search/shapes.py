@@ -26,24 +26,24 @@ def block_without_data(space: Space, block: int, entry: Entry) -> SupernetBlock:
         return make_block(space, block, entry)
 
 
+@functools.cache
 def block_input(space: Space, block: int, entry: Entry, resolution: int) -> Tensor:
     """(2, C, H, W): what the block is given, the output of the blocks before, as a tensor without data.
 
     Where the same block serves several entries (NATS-Bench), it is the last one's, which is the widest.
     """
-    with torch.device("meta"), torch.no_grad():
-        x = torch.empty(META_BATCH, 3, resolution, resolution)
-        for index, (before, path) in enumerate(_chain_to(space, block, entry)):
-            x = block_without_data(space, index, trained_entry(space, index, before))(x, path)
-    return x
-
-
-def _chain_to(space: Space, block: int, entry: Entry) -> list[tuple[Entry, Path]]:
-    """Some legal path through each earlier block, together with its entry, that leads to `entry`."""
     if block == 0:
-        return []
+        return torch.empty(META_BATCH, 3, resolution, resolution, device="meta")
+    before, path = _path_to(space, block, entry)
+    x = block_input(space, block - 1, before, resolution)
+    with torch.no_grad():
+        return block_without_data(space, block - 1, trained_entry(space, block - 1, before))(x, path)
+
+
+def _path_to(space: Space, block: int, entry: Entry) -> tuple[Entry, Path]:
+    """Some legal path through the block before `block` that leads to `entry`, and the path's own entry."""
     for before in space.entries(block - 1):
         for path in reversed(space.paths(block - 1, before)):
             if entry is None or space.exit(block - 1, before, path) == entry:
-                return [*_chain_to(space, block - 1, before), (before, path)]
+                return before, path
     raise AssertionError(f"no path leads to entry {entry} of block {block}")

@@ -43,6 +43,7 @@ SETTINGS = replace(
     hidden=16,
     projection=8,
     calibration_images=8,
+    workers=0,
 )
 
 

@@ -308,12 +308,20 @@ def test_a_plan_without_images_assumes_those_of_imagenet_and_says_so(monkeypatch
     assert "assumed, as of ImageNet: 1,231,167 images to train on, 50,000 to rate on, 224 px" in printed
     assert "so 1,281,167 images are assumed;\ntype --data FOLDER" in printed
     assert max(map(len, printed.splitlines())) <= 80
-    code, printed, _ = run(monkeypatch, capfd, "search", "--dry-run", "--json", *given)
-    about = json.loads(printed)
-    assert (code, about["images_assumed"], about["train_images"], len(about["blocks"])) == (0, True, 1_231_167, 4)
     (tmp_path / "file").touch()
     code, _, notes = run(monkeypatch, capfd, "search", "--dry-run", "--data", "file")
     assert (code, "'file' is no folder" in notes) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [([], (True, 1_231_167, 50_000, 4)), (["--data", "cifar100", "--space", "nats"], (False, 50_000, 5_000, 3))],
+)
+def test_a_plan_as_json_tells_whether_its_images_are_assumed(monkeypatch, capfd, given, expected):
+    code, printed, _ = run(monkeypatch, capfd, "search", "--dry-run", "--json", *given)
+    about = json.loads(printed)
+    found = (about["images_assumed"], about["train_images"], about["rated_images"], len(about["blocks"]))
+    assert (code, found) == (0, expected)
 
 
 def test_a_search_from_the_command_line_has_the_settings_asked_for(monkeypatch, capfd, tmp_path):
@@ -326,6 +334,7 @@ def test_a_search_from_the_command_line_has_the_settings_asked_for(monkeypatch, 
         "micro_batch",
         "num_paths",
         "calibration_images",
+        "workers",
         "rating_images",
         "hidden",
         "projection",

@@ -22,7 +22,7 @@ REFERENCE = "32ccc"  # the most expensive of three layers, so that every search 
 def shortened(monkeypatch):
     """Three layers instead of 16, 32 pixels, one epoch of everything; images, views and batches are the demo's own."""
     options = {**DEMO.space_options, "block_layers": [1, 2], "default_resolution": 32}
-    settings = replace(DEMO, space_options=options, resolution=32, epochs=1, num_paths=2, rating_images=64)
+    settings = replace(DEMO, space_options=options, resolution=32, epochs=1, num_paths=2, rating_images=64, workers=1)
     recipe = replace(BOSSNET_T.smoke(), epochs=1, warmup_epochs=0, image_size=32)
     monkeypatch.setattr(demo, "DEMO", settings)
     monkeypatch.setattr(demo, "REFERENCE", REFERENCE)

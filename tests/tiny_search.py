@@ -58,6 +58,7 @@ def tiny_settings(data: Path, space: str = "hytra", method: str = "bossnas", **c
         "hidden": 16,
         "projection": 8,
         "calibration_images": 8,
+        "workers": 0,  # starting one takes longer than what it would do
         "rating_images": 4,
     }
     if method == "bossnas":
