@@ -191,9 +191,7 @@ def demo(
     from bossnet_zoo.runtime import Runtime
 
     from .demo import run_demo
-    from .run_folder import check_folder
 
-    check_folder(out, overwrite)
     with Runtime.open(device) as runtime, resumable(out, "bossnet demo --overwrite --out"):
         run_demo(out, runtime, seed=seed or 0, overwrite=overwrite)
     if as_json:

@@ -19,6 +19,7 @@ from bossnet_zoo.train import train
 
 from .report import write_report
 from .run import search, start_run
+from .run_folder import check_folder
 from .settings import DEMO
 
 REFERENCE = "4ccc-8cccc-16cccccc-32ccc"  # ResNet-50 as a member of the space
@@ -33,6 +34,7 @@ def run_demo(out: Path, runtime: Runtime, *, seed: int = 0, overwrite: bool = Fa
     """
     import bossnet_zoo.export.onnx  # noqa: F401  # an optional extra, missed before anything is trained
 
+    check_folder(out, overwrite)  # before it announces anything
     space = DEMO.make_space()
     budget = space.cost(space.parse(REFERENCE)).madds
     settings = replace(DEMO, seed=seed, max_madds=budget)

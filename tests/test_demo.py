@@ -11,6 +11,7 @@ import pytest
 from searching import CPU
 
 from bossnet_zoo.checkpoint import load_json, read_jsonl
+from bossnet_zoo.errors import UsageError
 from bossnet_zoo.recipes import BOSSNET_T
 from bossnet_zoo.search import demo
 from bossnet_zoo.search.settings import DEMO
@@ -54,3 +55,10 @@ def test_the_demo_runs_from_end_to_end(shortened, tmp_path, capsys):
     assert found["architecture"] in printed
     assert printed.splitlines()[-1].startswith("next: bossnet ")
     assert all(f"{number}. " in notes for number in range(1, 6))
+
+
+def test_a_folder_of_other_things_is_refused_before_anything_is_announced(tmp_path, capsys):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(UsageError, match=r"another --out"):
+        demo.run_demo(tmp_path, CPU, overwrite=True)
+    assert capsys.readouterr() == ("", "")
