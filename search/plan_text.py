@@ -12,7 +12,7 @@ from bossnet_zoo.errors import UnknownDataError
 
 from .distillation import DECAY, FIRST_BLOCK_RATE
 from .plan import BlockPlan, plan_search, total_madds
-from .settings import REFERENCE_BATCH, SearchSettings
+from .settings import REFERENCE_BATCH, SearchSettings, drawn_in_a_step
 from .supernets import trained_entries
 
 IMAGENET = 1_281_167  # images for training
@@ -44,7 +44,8 @@ def print_plan(settings: SearchSettings, throughput: float, as_json: bool = Fals
     source = "assumed, as of ImageNet" if assumed else settings.data
     print(f"{source}: {train:,} images to train on, {rated:,} to rate on, {settings.resolution} px")
     print(
-        f"{settings.epochs} epochs {'in all' if settings.method == 'unnas' else 'a block'}, {_drawn(settings)} a step, "
+        f"{settings.epochs} epochs {'in all' if settings.method == 'unnas' else 'a block'}, "
+        f"{drawn_in_a_step(settings.method, settings.num_paths)} a step, "
         f"{settings.global_batch:,} images a step "
         f"= {processes} processes x {settings.micro_batch} x {settings.accumulation(processes)}"
     )
@@ -79,12 +80,6 @@ def _count_images(settings: SearchSettings) -> tuple[int, int, bool]:
 
 def _trained(settings: SearchSettings) -> str:
     return "trained together" if settings.method == "unnas" else f"{settings.coverage} coverage"
-
-
-def _drawn(settings: SearchSettings) -> str:
-    if settings.method == "unnas":
-        return "1 architecture in 4 rotations"
-    return f"{settings.num_paths} path{'s' if settings.num_paths > 1 else ''}"
 
 
 def _optimiser(settings: SearchSettings) -> str:

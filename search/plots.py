@@ -41,7 +41,7 @@ def draw_architecture(architecture: object, block_layers: Sequence[int] = ()) ->
     drawing = diagram(architecture)
     deep = len(drawing.layers) > 10  # scaled down on a phone, where its labels grow
     grid = _Grid(
-        left=20 + (10 if deep else 7.4) * max(map(len, drawing.rows)) + (40 if drawing.lead_in else 0),
+        left=20 + (10 if deep else 8.6) * max(map(len, drawing.rows)) + (40 if drawing.lead_in else 0),
         top=52 if block_layers else 26,
         pitch=40,
         row_height=46 if len(drawing.rows) <= 4 else 30,

@@ -24,6 +24,7 @@ from bossnet_zoo.errors import ArchitectureError
 from . import report_figures as figures
 from .report_ranking import draw_epochs, draw_intervals, draw_points, rank_rows
 from .run_record import RunRecord, read_run
+from .settings import drawn_in_a_step
 from .svg import FIGURE_STYLE, PALETTE, standalone
 
 SPACES = {"hytra": "HyTra", "mbconv": "MBConv", "nats": "NATS-Bench S_S"}
@@ -31,6 +32,11 @@ METHODS = {
     "bossnas": "BossNAS: each block learns without labels, by ensemble bootstrapping",
     "dna": "DNA: each block imitates a supervised teacher's features",
     "unnas": "UnNAS: the network learns to tell how images were rotated",
+}
+TRAINED = {
+    "bossnas": "Blocks are trained one after the other, those before them frozen.",
+    "dna": "Each block is trained by itself, between features of the teacher.",
+    "unnas": "All blocks are trained at once.",
 }
 
 
@@ -107,6 +113,7 @@ def render_report(record: RunRecord) -> str:
         cards=list(_cards(record)),
         facts=_facts(record),
         losses=figures.loss_panels(record),
+        trained=TRAINED.get(record.config.get("method", ""), ""),
         ratings=figures.rating_panels(record),
         convergence=figures.convergence_figure(record),
         front=figures.front_figure(record),
@@ -212,8 +219,10 @@ def _images_fact(record: RunRecord) -> str:
 def _training_fact(settings: dict[str, Any]) -> str:
     if not {"epochs", "num_paths", "global_batch", "resolution"} <= settings.keys():
         return ""
+    method = settings.get("method", "")
     return (
-        f"{settings['epochs']} epochs a block; {settings['num_paths']} paths and {settings['global_batch']} images "
+        f"{settings['epochs']} epochs {'in all' if method == 'unnas' else 'a block'}; "
+        f"{drawn_in_a_step(method, settings['num_paths'])} and {settings['global_batch']} images "
         f"of {settings['resolution']} pixels a step"
     )
 

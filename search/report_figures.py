@@ -73,12 +73,15 @@ def number_format(values: Sequence[float]) -> Callable[[float], str]:
 def loss_panels(record: RunRecord) -> list[Panel]:
     """The loss of each block while it was trained, a line for each scale or width at which it was entered."""
     panels = []
+    together = record.config.get("method") == "unnas"
     for block in sorted({step["block"] for step in record.of_kind("step")}):
         runs = _by_entry([step for step in record.of_kind("step") if step["block"] == block])
         lines = {entry: _losses_over_epochs(steps) for entry, steps in runs.items()}
         curves, caption = _one_loss(*lines.values()) if len(lines) == 1 else _several_losses(lines)
-        title = "Whole supernet" if record.config.get("method") == "unnas" else f"Block {block + 1}"
-        panels.append(Panel(title, draw_curves(f"{title}: loss over epochs", curves, "loss"), caption))
+        title = "Whole supernet" if together else f"Block {block + 1}"
+        drawn = (f"{title}: loss over epochs", curves, "loss")
+        figure = _for_page_and_phone(draw_curves, *drawn) if together else draw_curves(*drawn)
+        panels.append(Panel(title, figure, caption))
     return panels
 
 

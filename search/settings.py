@@ -162,6 +162,13 @@ class SearchSettings:
         return cls(**values)
 
 
+def drawn_in_a_step(method: str, num_paths: int) -> str:
+    """What a step trains, as plans and reports say it."""
+    if method == "unnas":
+        return "1 architecture in 4 rotations"
+    return f"{num_paths} path{'s' if num_paths > 1 else ''}"
+
+
 _AT_LEAST = {
     **dict.fromkeys(("epochs", "num_paths", "global_batch", "hidden", "projection"), 1),
     "resolution": 8,  # views are padded, turned and cropped; HyTra needs more still

@@ -178,6 +178,23 @@ def test_other_spaces_have_the_same_page(tmp_path, space):
     assert page_of(make_search(tmp_path / "run", space)).ids >= SECTIONS
 
 
+@pytest.mark.parametrize(
+    ("method", "training"),
+    [
+        ("bossnas", ("Blocks are trained one after the other", "epochs a block; 4 paths and")),
+        ("dna", ("Each block is trained by itself", "epochs a block; 1 path and")),
+        ("unnas", ("All blocks are trained at once", "epochs in all; 1 architecture in 4 rotations and")),
+    ],
+)
+def test_the_page_says_how_each_method_trains(tmp_path, method, training):
+    run = make_search(tmp_path / "run")
+    config = load_json(run / "config.json")
+    config["settings"] |= {"num_paths": 4 if method == "bossnas" else 1, "method": method}
+    save_json(run / "config.json", {**config, "method": method})
+    text = page_of(run).text
+    assert all(sentence in text for sentence in training)
+
+
 def test_space_of_the_users_own_is_reported_without_a_drawing(tmp_path):
     run = make_search(tmp_path / "run")
     config = load_json(run / "config.json") | {"space": "towers"}
