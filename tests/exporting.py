@@ -38,12 +38,12 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def trained(name: str = "test_bossnet_t") -> nn.Module:
+def trained(name: str = "test_bossnet_t", epochs: int = 4) -> nn.Module:
     """A tiny network that knows the digits: trained on the first 1,300, the rest are for testing."""
     images, labels = digits()
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=10)
-    epochs, batch = 4, 64
+    batch = 64
     optimizer = torch.optim.AdamW(model.parameters())
     steps = epochs * -(-1300 // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=8e-3, total_steps=steps)
@@ -58,9 +58,9 @@ def trained(name: str = "test_bossnet_t") -> nn.Module:
 
 
 @functools.cache
-def traced(opset: int = 20) -> Traced:
+def traced(opset: int = 20, name: str = "test_bossnet_t", epochs: int = 4) -> Traced:
     """The trained network as a graph."""
-    model = trained()
+    model = trained(name, epochs)
     metadata = Metadata.of(model, input_size=(3, 32, 32), class_names=tuple("0123456789"))
     return trace(model, metadata, GraphOptions(opset=opset))
 
