@@ -187,17 +187,13 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node N -m bossnet_zoo train ...
     """
-    from dataclasses import asdict
-
-    from .runs import load_config
-    from .runtime import Runtime
-    from .train import arguments_of
-    from .train import train as train_network
-
     given = _asked(ctx.params)
     if resume is not None:
         if out is not None or overwrite:
             raise UsageError("--resume goes on with a run as it is; leave out --out and --overwrite")
+        from .runs import load_config
+        from .train import arguments_of
+
         config = load_config(resume)
         given, precision = arguments_of(config) | given | {"out": resume}, precision or config["precision"]
     if missing := [name for name in ("model", "data", "recipe", "out") if name not in given]:
@@ -205,6 +201,11 @@ def train(
         raise UsageError(
             f"{names} missing; for instance: bossnet train bossnet_t0 --data FOLDER --recipe finetune --out runs/mine"
         )
+    from dataclasses import asdict
+
+    from .runtime import Runtime
+    from .train import train as train_network  # seconds; what is missing was said before
+
     given["recipe"] = resized(given["recipe"], smoke, epochs, global_batch, image_size)
     more: dict[str, Any] = {"workers": workers, "save_every": save_every, "overwrite": overwrite}
     out = given["out"]

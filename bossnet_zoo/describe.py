@@ -1,16 +1,10 @@
-"""What there is and what it costs, for `bossnet list`, `info` and `space`."""
+"""What there is and what it costs, for `bossnet list`, `info` and `space`, which needs none of the heavy imports."""
 
 from __future__ import annotations
 
 import random
 from typing import Any
 
-import timm
-import torch
-
-from .models import model_names
-from .models.table import PUBLISHED, measure
-from .runs import build_model, resolve_model
 from .spaces import get_space
 
 
@@ -25,6 +19,12 @@ def describe_model(model: str, resolution: int | None = None, **options: Any) ->
     Raises:
         UsageError: an unknown name or option, or an illegal architecture.
     """
+    import timm
+    import torch
+
+    from .models.table import PUBLISHED, measure
+    from .runs import build_model, resolve_model
+
     name, _ = resolve_model(model)
     with torch.device("meta"):
         network: Any = build_model(model, **options)
@@ -49,6 +49,8 @@ def describe_model(model: str, resolution: int | None = None, **options: Any) ->
 
 def list_models(pattern: str = "") -> list[dict[str, Any]]:
     """`describe_model` of every registered name that matches a shell pattern."""
+    from .models import model_names
+
     return [describe_model(name) for name in model_names(pattern)]
 
 

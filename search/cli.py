@@ -124,16 +124,14 @@ def search(
 
     On several GPUs: torchrun --nproc-per-node N -m bossnet_zoo search ...
     """
-    from bossnet_zoo.runtime import Runtime
-
-    from . import run
-    from .run_folder import resume_settings
     from .settings import check_options, get_preset
 
     asked = _asked(ctx.params)
     if resume is not None:
         if out is not None or overwrite or dry_run:
             raise UsageError("--resume goes on with a run as it is; leave out --out, --overwrite and --dry-run")
+        from .run_folder import resume_settings
+
         settings, folder = resume_settings(resume, asked), resume
     else:
         settings, folder = get_preset(preset, **asked), out or Path("runs/search")
@@ -145,6 +143,10 @@ def search(
 
         print_plan(settings, throughput, as_json)
         return
+    from bossnet_zoo.runtime import Runtime
+
+    from . import run  # seconds; what was mistyped is refused before
+
     with Runtime.open(device, precision) as runtime, resumable(folder, "bossnet search --resume"):
         if resume is None:
             run.start_run(folder, settings, runtime, preset, overwrite)
