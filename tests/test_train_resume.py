@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 from dataclasses import replace
@@ -114,11 +115,16 @@ def test_resuming_what_is_no_run_is_an_error(pictures, tmp_path):
         fit(pictures, tmp_path / "none", resume=True)
 
 
-def test_resuming_from_a_damaged_state_is_an_error(pictures, tmp_path):
+def test_a_damaged_state_is_an_error_whose_remedy_works(pictures, tmp_path):
     out = tmp_path / "run"
     fit(pictures, out, replace(TINY, epochs=1))
+    shutil.copytree(out, tmp_path / "whole")
     content = bytearray((out / "state.pt").read_bytes())
     content[len(content) // 2] ^= 1
     (out / "state.pt").write_bytes(content)
-    with pytest.raises(CheckpointError, match="is damaged"):
+    with pytest.raises(CheckpointError, match=r"is damaged.*remove it, and --resume begins at the first epoch"):
         fit(pictures, out, replace(TINY, epochs=1), resume=True)
+    (out / "state.pt").unlink()
+    fit(pictures, out, replace(TINY, epochs=1), resume=True)
+    assert_same_weights(tmp_path / "whole", out)
+    assert [record["epoch"] for record in read_jsonl(out / "metrics.jsonl")] == [0]
