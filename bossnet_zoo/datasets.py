@@ -192,6 +192,8 @@ def open_images(
         images, indices = _train(name)
         if part != "train":
             images, indices = _search_part(name, part, images, indices, seed, split_file)
+    if not len(indices) and len(images):
+        raise DataError(f"{source} has {len(images)} images in all, too few for a part {part}; add some")
     if not len(indices):
         raise DataError(f"{source} has no images for part {part}; {DATA_HINT}")
     return ImageSet(name, part, images, indices, strict)

@@ -127,12 +127,13 @@ def _export(out: Path, resolution: int) -> dict[str, Any]:
 
 def _commands(out: Path, arch: Arch) -> list[tuple[str, str]]:
     found = out / "retrain" / "found"
+    same = "--weights model"  # those that the demo measured and exported: the last ones, not the best on test images
     return [
         ("Other architectures that this search rates well", f"bossnet solve --ratings {out}/ratings.json --top 5"),
         ("Every worthwhile trade-off of score and cost", f"bossnet solve --ratings {out}/ratings.json --pareto"),
-        ("Measure the network again", f"bossnet eval {found} --data digits"),
-        ("Classify an image of your own", f"bossnet predict {found} IMAGE.png"),
-        ("Export with TensorRT-RTX too", f"bossnet export {found} --onnx --trt-rtx --out {out}/export"),
+        ("Measure the network again", f"bossnet eval {found} --data digits {same}"),
+        ("Classify an image of your own", f"bossnet predict {found} IMAGE.png {same}"),
+        ("Export with TensorRT-RTX too", f"bossnet export {found} --onnx --trt-rtx {same} --out {out}/export"),
         ("Search on your own images", "bossnet search --space hytra --data FOLDER --preset demo --out runs/mine"),
         ("The paper's search on ImageNet, planned", "bossnet search --space hytra --data IMAGENET --dry-run"),
     ]

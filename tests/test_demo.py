@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from dataclasses import replace
 
 import onnxruntime
 import pytest
 from searching import CPU
+from typer.testing import CliRunner
 
 from bossnet_zoo.checkpoint import load_json, read_jsonl
+from bossnet_zoo.cli import whole_app
 from bossnet_zoo.errors import UsageError
 from bossnet_zoo.recipes import BOSSNET_T
 from bossnet_zoo.search import demo
@@ -52,6 +55,8 @@ def test_the_demo_runs_from_end_to_end(shortened, tmp_path, capsys):
     assert found["architecture"] in text
     assert all(command in text for _, command in told["commands"])
     printed, notes = capsys.readouterr()
+    again = dict(told["commands"])["Measure the network again"].split()[1:]
+    assert json.loads(CliRunner().invoke(whole_app(), [*again, "--json"]).stdout)["top1"] == found["top1"]
     assert found["architecture"] in printed
     assert printed.splitlines()[-1].startswith("next: bossnet ")
     assert all(f"{number}. " in notes for number in range(1, 6))
