@@ -210,7 +210,7 @@ def parse_amount(text: str | None, option: str) -> int | None:
 
 @contextlib.contextmanager
 def resumable(run: Path, command: str) -> Iterator[None]:
-    """Within it, Ctrl-C names the folder `run`, if one was begun, and the `command` that goes on with it.
+    """Within it, Ctrl-C names the folder `run`, if one was begun, and the `command` that goes on with it, or replaces it.
 
     Raises:
         StoppedError: in place of `KeyboardInterrupt`.
@@ -220,6 +220,7 @@ def resumable(run: Path, command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         if not (run / "config.json").exists():
             raise StoppedError(f"interrupted before {run} was begun; nothing is left behind") from None
+        then = "begin anew" if "--overwrite" in command else "go on"
         raise StoppedError(
-            f"interrupted; what is finished is in {run}; go on with: {command} {shlex.quote(str(run))}"
+            f"interrupted; what is finished is in {run}; {then} with: {command} {shlex.quote(str(run))}"
         ) from None

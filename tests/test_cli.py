@@ -284,6 +284,9 @@ def test_an_interrupted_run_says_where_it_is_and_what_goes_on_with_it(monkeypatc
     monkeypatch.chdir(tmp_path)
     code, _, notes = run(monkeypatch, capfd, *arguments.split())
     assert (code, notes) == (130, "interrupted before runs/none was begun; nothing is left behind\n")
+    monkeypatch.setattr("bossnet_zoo.search.demo.run_demo", interrupted)
+    code, _, notes = run(monkeypatch, capfd, "demo", "--out", str(out))
+    assert notes.endswith(f"begin anew with: bossnet demo --overwrite --out '{out}'\n")
 
 
 # --- search
