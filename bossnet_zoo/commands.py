@@ -210,7 +210,7 @@ def parse_amount(text: str | None, option: str) -> int | None:
 
 @contextlib.contextmanager
 def resumable(run: Path, command: str) -> Iterator[None]:
-    """Within it, Ctrl-C names the folder `run`, if one was begun, and the `command` that goes on with it, or replaces it.
+    """Within it, Ctrl-C names the folder `run`, if one was begun, and the `command` that goes on with, or replaces, it.
 
     Raises:
         StoppedError: in place of `KeyboardInterrupt`.
