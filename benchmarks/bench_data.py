@@ -1,10 +1,11 @@
 """The data pipeline: images per second for the eight views of a step, `python benchmarks/bench_data.py [--json]`.
 
 A step of BossNAS gives every image P = 4 pairs of views, from two pipelines. They are made in workers, image by image
-(torchvision), or on the device, a batch at a time, of images that workers have decoded (`--augment device`). Measured
-is the time from asking for the first batch to having the last, workers' start included, for handwritten digits (views
-of 64 pixels) and for JPEG files of 500 x 375 pixels, ImageNet's usual size (views of 224 pixels). What is in the files
-is generated: coarse blotches under noise, about as large as a photograph when compressed.
+(torchvision), or a batch at a time of images that workers have decoded (`--augment device`): on the device, and where
+that is the CPU, by the workers too. Measured is the time from asking for the first batch to having the last, workers'
+start included, for handwritten digits (views of 64 pixels) and for JPEG files of 500 x 375 pixels, ImageNet's usual
+size (views of 224 pixels). What is in the files is generated: coarse blotches under noise, about as large as a
+photograph when compressed.
 """
 
 from __future__ import annotations

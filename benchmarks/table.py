@@ -129,8 +129,8 @@ def _data(result: dict[str, Any]) -> Iterator[Row]:
     settings = result["settings"]
     for name, rates in result["images_per_second"].items():
         figures = f"{result['device_to_workers'][name]:.2f}x: {rates['device']:.0f} images/s"
-        baseline = f"in {settings['workers']} workers: {rates['workers']:.0f} images/s"
-        what = f"eight views of an image augmented on the device, {name}"
+        baseline = f"--augment workers, {settings['workers']} of them: {rates['workers']:.0f} images/s"
+        what = f"eight views of an image with --augment device, {name}"
         yield Row(what, figures, baseline, on=settings["device"].partition(",")[0])
 
 
