@@ -13,6 +13,7 @@ install: .venv/.installed
 
 demo: install
 	$(BIN)/bossnet demo --out runs/demo --overwrite
+	@echo "bossnet is in $(BIN); to type it as it stands: source $(BIN)/activate"
 
 # One thread per worker: two workers with two threads each would only wait for one another.
 test: install

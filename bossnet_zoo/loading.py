@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from timm.data.distributed_sampler import RepeatAugSampler
 from torch.utils.data import DataLoader
 
 from .datasets import Images, ImageSet
-from .errors import DataError, UsageError
+from .errors import BossNetError, DataError, UsageError
 from .recipes import Recipe
 from .runtime import Runtime
 
@@ -103,20 +105,47 @@ class Plan:
 def load(dataset: Images, batches: Sequence[Sequence[Any]], runtime: Runtime, workers: int) -> Iterator[Any]:
     """Batches of (images, labels) on the runtime's device, read by `workers` processes (0: by this one)."""
     pinned = runtime.device.type == "cuda"
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pinned)  # type: ignore[arg-type]
+    loader = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        pin_memory=pinned,
+        worker_init_fn=end_quietly,
+    )
     with plain_errors():
         for images, labels in loader:
             images = images.to(runtime.device, memory_format=torch.channels_last, non_blocking=True)
             yield images, labels.to(runtime.device, non_blocking=True)
 
 
+def end_quietly(_worker: int) -> None:
+    """In a loading process: say nothing, from then on, of a connection that broke since its parent has ended."""
+    report = sys.excepthook
+
+    def report_others(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, ConnectionError):
+            report(kind, error, trace)
+
+    sys.excepthook = report_others
+
+
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turns a `DataError` of a loading process, which arrives with its traceback, into the sentence at its end."""
+    """Turns a `DataError` of a loading process, which arrives with its traceback, into the sentence at its end.
+
+    Raises:
+        BossNetError: a loading process was killed.
+    """
     try:
         yield
     except DataError as error:
         raise DataError(str(error).rstrip().rpartition("DataError: ")[2]) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise BossNetError(
+            "a process that loads images was killed, perhaps for want of memory; go on with --resume, or --workers 0"
+        ) from error
 
 
 def count_workers(runtime: Runtime, wanted: int | None) -> int:

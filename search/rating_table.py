@@ -138,12 +138,14 @@ class RatingTable:
 
 
 def read_ratings(path: Path) -> RatingTable:
-    """The ratings in a file of either form.
+    """The ratings in a file of either form, or in the folder of a search.
 
     Raises:
         UsageError: the file does not exist, or says something that is no rating, or is of a later format.
         BossNetError: it is not JSON.
     """
+    if path.is_dir():
+        path = path / "ratings.json"
     return ratings_from_json(load_json(path, "ratings file"), str(path))
 
 

@@ -31,7 +31,7 @@ from bossnet_zoo.checkpoint import (
     save_weights,
 )
 from bossnet_zoo.datasets import ImageSet, open_images
-from bossnet_zoo.errors import BossNetError
+from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Path, Space
 
@@ -88,9 +88,13 @@ def search(settings: SearchSettings, out: FilePath, runtime: Runtime) -> SearchR
     with runtime.threads(settings.threads):
         table = _train_supernet(setup, table) if settings.method == "unnas" else _train_blocks(setup, table)
     table = replace(table, meta={**table.meta, "covered": table.coverage(setup.space)})
-    best = solve(setup.space, table, max_madds=settings.max_madds, max_params=settings.max_params, top=TOP)
     if runtime.is_main:
         table.write(out / "ratings.json")
+    try:
+        best = solve(setup.space, table, max_madds=settings.max_madds, max_params=settings.max_params, top=TOP)
+    except UsageError as error:
+        raise UsageError(f"{error}, with: bossnet solve --ratings {out / 'ratings.json'}") from error
+    if runtime.is_main:
         save_json(out / "architectures.json", [solution.to_json() for solution in best])
         remove_states(out)
         write_report(out)
@@ -154,7 +158,22 @@ def _open(settings: SearchSettings, out: FilePath, runtime: Runtime, split_file:
     if settings.method != "unnas":
         check_num_paths(setup.space, settings)
     settings.check_batch(len(setup.train_images))
+    _check_bounds(settings, setup.space)
     return setup
+
+
+def _check_bounds(settings: SearchSettings, space: Space) -> None:
+    """Raise `UsageError` where no architecture of the whole space meets the bounds, as if all were rated alike."""
+    if settings.max_madds is not None or settings.max_params is not None:
+        blocks = tuple(
+            {
+                space.entry_text(entry): {space.path_text(path): 0.0 for path in space.paths(block, entry)}
+                for entry in trained_entries(space, block)
+            }
+            for block in range(space.num_blocks)
+        )
+        table = RatingTable(settings.space, blocks)
+        solve(space, table, max_madds=settings.max_madds, max_params=settings.max_params)
 
 
 def _load_table(setup: Setup) -> RatingTable:

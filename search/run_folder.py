@@ -25,6 +25,8 @@ def read_config(run: Path) -> dict[str, Any]:
     Raises:
         UsageError: `run` is none.
     """
+    if run.is_file():
+        raise UsageError(f"{run} is a file; give the folder that bossnet search or bossnet demo wrote (--out)")
     if not (run / "config.json").exists():
         raise UsageError(
             f"{run} is no run directory: it has no config.json; start one with: bossnet search --out {run}"
@@ -57,9 +59,10 @@ def resume_settings(run: Path, asked: Mapping[str, Any] | None = None) -> Search
             value = {**own, **value}
         if own != value:
             option = "--" + name.replace("_", "-")
-            raise UsageError(
-                f"{run} was started with {option} {own}, not {value}; leave it out to resume, or choose another --out"
-            )
+            remedy = "leave it out to resume, or choose another --out"
+            if name in ("max_madds", "max_params"):
+                remedy = f"leave it out to resume; its ratings take any: bossnet solve --ratings {run / 'ratings.json'}"
+            raise UsageError(f"{run} was started with {option} {own}, not {value}; {remedy}")
     return settings
 
 
@@ -72,14 +75,15 @@ def check_folder(out: Path, overwrite: bool) -> None:
     """
     for parent in (out, *out.parents):
         if parent.exists():
-            if parent != out and not parent.is_dir():
-                raise UsageError(f"{out} cannot be made a folder, for {parent} is a file; type another --out")
+            if not parent.is_dir():
+                given = "" if parent == out else f"{out} cannot be made a folder, for "
+                raise UsageError(f"{given}{parent} is a file; type another --out")
             break
     if _is_empty(out):
         return
     is_run = _is_run(out)
     if not (overwrite and is_run):
-        hint = f"--resume {out} to go on with it, --overwrite to replace it, or " if is_run else ""
+        hint = f"bossnet search --resume {out} to go on with it, --overwrite to replace it, or " if is_run else ""
         raise UsageError(f"{out} already holds {'a run' if is_run else 'other files'}; type {hint}another --out")
 
 

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from bossnet_zoo.datasets import ImageSet
 from bossnet_zoo.determinism import seed_of, seeded
-from bossnet_zoo.loading import plain_errors
+from bossnet_zoo.loading import end_quietly, plain_errors
 
 
 @dataclass(frozen=True)
@@ -307,6 +307,7 @@ class ViewLoader:
             batch_size=None,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=end_quietly,
         )
         with plain_errors():
             for name, batch in zip(names, loader, strict=True):

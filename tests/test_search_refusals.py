@@ -15,7 +15,9 @@ from tiny_search import RUN_FILES, assert_same_search, run_until_killed, write_i
 from bossnet_zoo import checkpoint
 from bossnet_zoo.checkpoint import load_json, save_json
 from bossnet_zoo.errors import BossNetError, CheckpointError, DataError, UsageError
+from bossnet_zoo.search import run as run_module
 from bossnet_zoo.search import stage as stage_module
+from bossnet_zoo.search.rating_table import read_ratings
 from bossnet_zoo.search.run import search, start_run
 from bossnet_zoo.search.run_folder import read_config, resume_settings
 from bossnet_zoo.search.states import load_stage, state_file
@@ -23,7 +25,9 @@ from bossnet_zoo.search.states import load_stage, state_file
 
 def test_a_folder_that_holds_a_run_is_not_touched_without_overwrite(search_settings, whole_search):
     before = {file.name: file.stat().st_mtime_ns for file in whole_search.iterdir()}
-    with pytest.raises(UsageError, match=r"already holds a run; type --resume .* --overwrite to replace it, or"):
+    with pytest.raises(
+        UsageError, match=r"already holds a run; type bossnet search --resume .* --overwrite to replace it, or"
+    ):
         start_run(whole_search, search_settings, CPU)
     assert {file.name: file.stat().st_mtime_ns for file in whole_search.iterdir()} == before
 
@@ -93,8 +97,27 @@ def test_an_output_that_cannot_be_written_is_one_sentence(search_settings, tmp_p
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(UsageError, match=r"run cannot be made a folder, for .*/file is a file; type another --out"):
         start_run(tmp_path / "file" / "run", search_settings, CPU)
-    with pytest.raises(UsageError, match="already holds other files"):
+    with pytest.raises(UsageError, match=r"^[^ ]*/file is a file; type another --out"):
         start_run(tmp_path / "file", search_settings, CPU)
+    with pytest.raises(UsageError, match=r"file is a file; give the folder that bossnet search"):
+        resume_settings(tmp_path / "file")
+
+
+@pytest.mark.parametrize("bound", ["max_madds", "max_params"])
+def test_a_bound_that_nothing_meets_is_refused_before_training(search_settings, tmp_path, bound):
+    with pytest.raises(UsageError, match=r"at most 1 .*; the smallest possible is \d.*, so type --max-"):
+        start_run(tmp_path / "run", replace(search_settings, **{bound: 1}), CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bound_that_nothing_rated_meets_names_the_command_for_others(search_settings, tmp_path, monkeypatch):
+    start_run(tmp_path / "run", search_settings, CPU)
+    monkeypatch.setattr(run_module, "_check_bounds", lambda *_: None)  # what was rated may cost more than all the rest
+    with pytest.raises(UsageError, match=r"or more, with: bossnet solve --ratings .*/run/ratings\.json"):
+        search(replace(search_settings, max_madds=1), tmp_path / "run", CPU)
+    assert read_ratings(tmp_path / "run") == read_ratings(tmp_path / "run" / "ratings.json")
+    with pytest.raises(UsageError, match=r"leave it out to resume; its ratings take any: bossnet solve"):
+        resume_settings(tmp_path / "run", {"max_madds": 2})
 
 
 @pytest.mark.parametrize("data", ["empty", "missing", "texts", "few"])
@@ -147,13 +170,6 @@ def test_images_that_went_missing_before_a_resume_are_an_error(search_settings, 
     next(folder.iterdir()).unlink()
     with pytest.raises(DataError, match="bring the missing images back, or start a new run"):
         search(resume_settings(out), out, CPU)
-
-
-def test_bounds_that_nothing_meets_say_what_is_the_smallest(search_settings, tmp_path):
-    impossible = replace(search_settings, max_madds=1000, epochs=1, rating_every=0)
-    start_run(tmp_path / "run", impossible, CPU)
-    with pytest.raises(UsageError, match=r"at most 1,000 MAdds; the smallest possible is \d"):
-        search(impossible, tmp_path / "run", CPU)
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_last_good_state(search_settings, tmp_path, monkeypatch):

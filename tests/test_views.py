@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from searching import SIDE, image_set
 from torch.utils.data import get_worker_info
 from torchvision.transforms import v2
 
+from bossnet_zoo.errors import BossNetError
 from bossnet_zoo.search.views import (
     BYOL_VIEWS,
     CIFAR_VIEWS,
@@ -121,6 +123,15 @@ def test_on_a_cpu_workers_also_do_what_is_done_with_the_views(on_device, workers
     made = list(loader(on_device, workers=workers).epoch(0, [[0, 1, 2, 3], [4, 5, 6, 7]], (0, 1), _with_process))
     assert all(torch.equal(views, plain) for (views, _), plain in zip(made, expected, strict=True))
     assert [process == os.getpid() for _, process in made] == [workers == 0] * 2
+
+
+def _kill(views: torch.Tensor) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_was_killed_is_one_sentence():
+    with pytest.raises(BossNetError, match=r"loads images was killed.*go on with --resume, or --workers 0"):
+        list(loader(True, workers=1).epoch(0, [[0, 1]], (0,), _kill))
 
 
 def test_drawing_views_leaves_the_global_generators_alone():
