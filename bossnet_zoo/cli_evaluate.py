@@ -87,6 +87,7 @@ def evaluate(
         if not runtime.is_main:
             return
     row = timm_row(classifier, accuracy)
+    weights = weights or ("best" if is_run(model) else None)
     about = {"data": data, "part": part, "weights": weights, "unreadable": images.num_unreadable}
     folder = out or (Path(model) if is_run(model) and Path(model).is_dir() else Path())
     write_evaluation(folder, row, accuracy, about | {"runtime": runtime.description})
@@ -94,7 +95,9 @@ def evaluate(
         print_json({**row, **asdict(accuracy), **about})
         return
     print(f"top-1 {accuracy.top1:.2f} %, top-5 {accuracy.top5:.2f} %, {accuracy.images_per_second:.1f} images/s")
-    console.note(f"{accuracy.images:,} images of {data}, part {part}; written to {folder / 'eval.json'} and eval.csv")
+    whose = f", weights: {weights}" if weights else ""
+    console.note(f"{accuracy.images:,} images of {data}, part {part}{whose}")
+    console.note(f"written to {folder / 'eval.json'} and eval.csv")
 
 
 @command(

@@ -205,5 +205,5 @@ def build_variant(model_cls: type[nn.Module], variant: str, pretrained: bool, re
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
         raise BossNetError(
             f"the weights of {variant} could not be downloaded from {cfg.url}: {error}; "
-            "with a copy of the file, pass pretrained_cfg_overlay=dict(file=PATH)"
+            "with a copy of the file, type --weights PATH, or in Python pass pretrained_cfg_overlay=dict(file=PATH)"
         ) from error
