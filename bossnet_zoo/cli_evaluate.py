@@ -87,9 +87,10 @@ def evaluate(
         if not runtime.is_main:
             return
     row = timm_row(classifier, accuracy)
-    weights = weights or ("best" if is_run(model) else None)
+    is_folder = is_run(model) and Path(model).is_dir()
+    weights = weights or ("best" if is_folder else None)
     about = {"data": data, "part": part, "weights": weights, "unreadable": images.num_unreadable}
-    folder = out or (Path(model) if is_run(model) and Path(model).is_dir() else Path())
+    folder = out or (Path(model) if is_folder else Path())
     write_evaluation(folder, row, accuracy, about | {"runtime": runtime.description})
     if as_json:
         print_json({**row, **asdict(accuracy), **about})

@@ -209,8 +209,11 @@ def parse_amount(text: str | None, option: str) -> int | None:
 
 
 @contextlib.contextmanager
-def resumable(run: Path, command: str) -> Iterator[None]:
-    """Within it, Ctrl-C names the folder `run`, if one was begun, and the `command` that goes on with, or replaces, it.
+def resumable(run: Path, command: str, then: str = "go on") -> Iterator[None]:
+    """Within it, Ctrl-C names the folder `run`, if one was begun, and the `command` to go on with.
+
+    Args:
+        then: what the command does, `begin anew` where nothing is taken over.
 
     Raises:
         StoppedError: in place of `KeyboardInterrupt`.
@@ -220,7 +223,6 @@ def resumable(run: Path, command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         if not (run / "config.json").exists():
             raise StoppedError(f"interrupted before {run} was begun; nothing is left behind") from None
-        then = "begin anew" if "--overwrite" in command else "go on"
         raise StoppedError(
             f"interrupted; what is finished is in {run}; {then} with: {command} {shlex.quote(str(run))}"
         ) from None

@@ -1,4 +1,7 @@
-"""What there is and what it costs, for `bossnet list`, `info` and `space`, which needs none of the heavy imports."""
+"""What there is and what it costs, for `bossnet list`, `info` and `space`.
+
+Spaces are arithmetic alone, so what is heavy is imported by the functions on models.
+"""
 
 from __future__ import annotations
 

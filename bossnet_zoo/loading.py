@@ -141,10 +141,11 @@ def plain_errors() -> Iterator[None]:
     except DataError as error:
         raise DataError(str(error).rstrip().rpartition("DataError: ")[2]) from None
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):  # an error in such a process says "in DataLoader worker process"
             raise
         raise BossNetError(
-            "a process that loads images was killed, perhaps for want of memory; go on with --resume, or --workers 0"
+            "a process that loads images was killed, perhaps for want of memory; free some and type the command again, "
+            "with --resume where a search or a training was begun"
         ) from error
 
 

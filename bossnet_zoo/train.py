@@ -103,9 +103,9 @@ class Origin:
     @classmethod
     def of(cls, model: str | Arch, options: Mapping[str, Any] | None, pretrained: bool, init: Path | None) -> Origin:
         """What the arguments of `train` stand for. Raises `UsageError`."""
-        for name in {"num_classes", "pretrained"} & set(options or ()):
-            remedy = "they are the data's" if name == "num_classes" else "type --pretrained"
-            raise UsageError(f"{name} is no option of a network that is to be trained; {remedy}")
+        for option, remedy in (("num_classes", "they are the data's"), ("pretrained", "type --pretrained")):
+            if option in (options or ()):
+                raise UsageError(f"{option} is no option of a network that is to be trained; {remedy}")
         name, options, own_weights = find_origin(model, options, pretrained)
         if own_weights is not None:
             init, pretrained = init or own_weights, False

@@ -194,7 +194,7 @@ def demo(
 
     from .demo import run_demo
 
-    with Runtime.open(device) as runtime, resumable(out, "bossnet demo --overwrite --out"):
+    with Runtime.open(device) as runtime, resumable(out, "bossnet demo --overwrite --out", "begin anew"):
         run_demo(out, runtime, seed=seed or 0, overwrite=overwrite)
     if as_json:
         print_json(load_json(out / "demo.json"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
 from tiny_training import CPU
 
 from bossnet_zoo.errors import UsageError
-from bossnet_zoo.loading import Plan
+from bossnet_zoo.loading import Plan, end_quietly
 from bossnet_zoo.recipes import BOSSNET_T
 
 
@@ -63,3 +64,13 @@ def test_repeated_augmentation_shows_fewer_images_in_several_ways():
     assert len(items) == 48
     assert len({index for index, *_ in items}) == 16
     assert len({tuple(key) for _, *key in items}) == 48
+
+
+def test_a_worker_reports_every_error_but_broken_connections(monkeypatch):
+    """Its tensors are fetched over a socket, which breaks when the process that it works for is interrupted."""
+    reported = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, *_: reported.append(kind))
+    end_quietly(0)
+    for error in (ConnectionResetError(), BrokenPipeError(), OSError(), ValueError()):
+        sys.excepthook(type(error), error, None)
+    assert reported == [OSError, ValueError]

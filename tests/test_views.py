@@ -130,8 +130,18 @@ def _kill(views: torch.Tensor) -> None:
 
 
 def test_a_worker_that_was_killed_is_one_sentence():
-    with pytest.raises(BossNetError, match=r"loads images was killed.*go on with --resume, or --workers 0"):
+    with pytest.raises(BossNetError, match=r"loads images was killed.*type the command again"):
         list(loader(True, workers=1).epoch(0, [[0, 1]], (0,), _kill))
+
+
+def _fail(views: torch.Tensor) -> None:
+    raise RuntimeError("the shapes do not fit")
+
+
+def test_an_error_within_a_worker_stays_what_it_is():
+    with pytest.raises(RuntimeError, match="the shapes do not fit") as caught:
+        list(loader(True, workers=1).epoch(0, [[0, 1]], (0,), _fail))
+    assert not isinstance(caught.value, BossNetError)
 
 
 def test_drawing_views_leaves_the_global_generators_alone():
