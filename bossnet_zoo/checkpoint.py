@@ -65,6 +65,17 @@ def make_folder(out: Path) -> None:
         raise UsageError(f"{out} cannot be made a folder ({error.strerror}); type another --out") from None
 
 
+def check_folder(out: Path) -> None:
+    """Raise `UsageError` where no files can be written into `out`, before time is spent on them; makes nothing."""
+    there = out.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise UsageError(f"{out} cannot be made a folder, for {there} is a file; type another --out")
+    if not os.access(there, os.W_OK):
+        raise UsageError(f"nothing can be written into {there}; type another --out")
+
+
 def is_leftover(file: Path) -> bool:
     """Whether a file or folder has a name that `write_atomically` or `tempfile` gives to unfinished ones."""
     return re.fullmatch(r"\.(.+\.)?[0-9a-z_]{8,}\.tmp", file.name) is not None

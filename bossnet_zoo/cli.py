@@ -96,7 +96,7 @@ def list_models(
         top1 = {entry["resolution"]: entry["top1"] for entry in row["accuracy"]}
         print(
             f"{row['model']:<18}{row['params'] / 1e6:>8.2f} M{row['madds'] / 1e6:>10,.1f} M{row['resolution']:>8}"
-            f"{top1.get(row['resolution'], ''):>7}  {'published' if row['weights'] else 'none'}"
+            f"{top1.get(row['resolution'], ''):>7}  {'release' if row['weights'] else 'none'}"
         )
 
 
@@ -105,7 +105,7 @@ def info(
     model: Annotated[
         str,
         typer.Argument(
-            help="A timm name (bossnet_t0), or an architecture (4c-8c-16ca-32ac).", autocompletion=complete_model
+            help="A timm name (bossnet_t0), an architecture (4c-8c-16ca-32ac), or a run.", autocompletion=complete_model
         ),
     ],
     resolution: Annotated[
@@ -114,7 +114,7 @@ def info(
     option: NetworkOptions = None,
     as_json: AsJson = False,
 ) -> None:
-    """One model or architecture: size, cost, accuracy, drawing."""
+    """One model, architecture or run: size, cost, accuracy, drawing."""
     from .describe import describe_model
     from .drawing import architecture_text
 
@@ -128,7 +128,7 @@ def info(
         console.results.print(architecture_text(about["architecture"]))
     for entry in about["accuracy"]:
         print(f"top-1 {entry['top1']} % at {entry['resolution']} px: {entry['source']}")
-    print(f"weights: {', '.join(about['weights']) or 'none published'}")
+    print(f"weights: {', '.join(about['weights']) or 'none'}")
 
 
 @command(app, "bossnet space hytra")

@@ -112,10 +112,11 @@ bossnet predict runs/tiny digit.png --top 3
 )
 def predict(
     model: Model,
-    images: Annotated[list[str], typer.Argument(help="Image files.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.")],
     weights: Weights = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 5,
     option: NetworkOptions = None,
+    strict_images: StrictImages = False,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
@@ -126,7 +127,7 @@ def predict(
 
     with Runtime.open(_torch_device(model, device), precision) as runtime:
         classifier = _open_classifier(model, weights, parse_options(option), runtime, device)
-        answers = classify(classifier, images, runtime, top)
+        answers = classify(classifier, images, runtime, top, strict_images)
     if as_json:
         print_json(answers)
         return

@@ -15,6 +15,7 @@ the official test images and the other half is the test part; so there `train` i
 
 from __future__ import annotations
 
+import difflib
 import operator
 import os
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ from .errors import DataError, UnknownDataError, UsageError
 from .image_sources import UNREADABLE, Source
 
 PARTS = ("search-train", "search-val", "train", "test", "all")
+NAMES = ("digits", "digits:hard", "cifar10", "cifar100")
 MAX_SEARCH_VAL = 50_000
 DATA_HINT = (
     "allowed: digits, digits:hard, cifar10[:FOLDER], cifar100[:FOLDER], hf:NAME[:CONFIG], a folder of images "
@@ -230,6 +232,8 @@ def _open(name: str, train: bool) -> Source | None:
         return image_sources.shards(name) if train else None
     if Path(name).is_dir():
         return image_sources.folder(Path(name), train)
+    if near := difflib.get_close_matches(name, NAMES, cutoff=0.7):
+        raise UsageError(f"data {name!r} is no folder and no known name; did you mean {' or '.join(near)}? {DATA_HINT}")
     raise UnknownDataError(f"data {name!r} is no folder and no known name; {DATA_HINT}")
 
 

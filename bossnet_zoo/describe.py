@@ -6,16 +6,18 @@ Spaces are arithmetic alone, so what is heavy is imported by the functions on mo
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
+from .errors import UsageError
 from .spaces import get_space
 
 
 def describe_model(model: str, resolution: int | None = None, **options: Any) -> dict[str, Any]:
-    """Size, arithmetic, published accuracy and weights of a registered name or an architecture.
+    """Size, arithmetic, accuracy and weights of a registered name, an architecture or a training run.
 
     Args:
-        model: a timm name, or an architecture's written form.
+        model: a timm name, an architecture's written form, or a run's folder.
         resolution: pixels at which multiply-adds are counted; by default the network's own.
         options: arguments of the network, for instance `se=False`.
 
@@ -26,15 +28,28 @@ def describe_model(model: str, resolution: int | None = None, **options: Any) ->
     import torch
 
     from .models.table import PUBLISHED, measure
-    from .runs import build_model, resolve_model
+    from .runs import build_model, build_trained, is_run, load_config, resolve_model
 
-    name, _ = resolve_model(model)
+    weights: list[str] = []
+    accuracy: list[dict[str, Any]] = []
     with torch.device("meta"):
-        network: Any = build_model(model, **options)
+        if is_run(model):
+            if options:
+                raise UsageError(f"{model} is a run, and its network is as it was trained; leave out --option")
+            network: Any = build_trained(Path(model), load_config(model))
+            weights, accuracy = _trained(Path(model))
+        else:
+            name, _ = resolve_model(model)
+            network = build_model(model, **options)
+            if name == model and not options:
+                weights = timm.list_pretrained(f"{name}.*")
+                accuracy = [
+                    {"resolution": row.resolution, "top1": row.top1, "top5": row.top5, "source": row.source}
+                    for row in PUBLISHED
+                    if row.model == name
+                ]
     side = resolution or network.pretrained_cfg["input_size"][-1]
     cost = measure(network, side, network.in_chans)
-    is_name = name == model and not options
-    published = [row for row in PUBLISHED if row.model == name] if is_name else []
     return {
         "model": model,
         "architecture": getattr(network, "arch", None),
@@ -42,12 +57,26 @@ def describe_model(model: str, resolution: int | None = None, **options: Any) ->
         "madds": cost.madds,
         "resolution": side,
         "num_classes": network.num_classes,
-        "weights": timm.list_pretrained(f"{name}.*") if is_name else [],
-        "accuracy": [
-            {"resolution": row.resolution, "top1": row.top1, "top5": row.top5, "source": row.source}
-            for row in published
-        ],
+        "weights": weights,
+        "accuracy": accuracy,
     }
+
+
+def _trained(run: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """The files of weights of a run, and how accurate they are where that was measured."""
+    from .checkpoint import read_metadata
+    from .runs import WEIGHTS, load_config
+
+    config = load_config(run)
+    files = [run] if run.is_file() else [file for name in WEIGHTS.values() if (file := run / name).exists()]
+    accuracy = []
+    for file in files:
+        about = read_metadata(file)
+        if top1 := about.get("top1"):
+            source = f"{file}, after epoch {int(about['epoch']) + 1}, on {config['data']}, part {config['parts'][1]}"
+            size = config["preprocessing"]["input_size"][-1]
+            accuracy.append({"resolution": size, "top1": round(float(top1), 2), "top5": None, "source": source})
+    return [str(file) for file in files], accuracy
 
 
 def list_models(pattern: str = "") -> list[dict[str, Any]]:

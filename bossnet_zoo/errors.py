@@ -29,6 +29,18 @@ class StoppedError(BossNetError):
     exit_code = 130  # as shells have it
 
 
+class NoWeightsError(UsageError):
+    """Trained weights of a network for which none are published.
+
+    Attributes:
+        recipe: with which `bossnet train` trains such a network.
+    """
+
+    def __init__(self, message: str, recipe: str) -> None:
+        super().__init__(message)
+        self.recipe = recipe
+
+
 class ArchitectureError(UsageError):
     """An architecture, or one of its paths, that lies outside its search space."""
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from . import console
 from .checkpoint import save_json, save_text
 from .datasets import ImageSet
 from .errors import DataError
-from .image_sources import UNREADABLE, FileSource
+from .image_sources import UNREADABLE, FileSource, expand_folders
 from .loading import DEVICE_BATCH, count_workers, eval_batches, eval_transform, load
-from .runs import check_preprocessing, class_names_of
+from .preprocessing import preprocessing_of
+from .runs import class_names_of
 from .runtime import Runtime
 
 Predictor = Callable[[Tensor], Tensor]  # (B, C, H, W) -> (B, num_classes) logits
@@ -120,19 +120,6 @@ class Classifier:
         return cls(name, model, preprocessing_of(model, input_size), class_names_of(model), num_params)
 
 
-def preprocessing_of(model: nn.Module, input_size: int | None = None) -> dict[str, Any]:
-    """How a network wants its images, in timm's names; at `input_size` pixels if given.
-
-    Raises:
-        UsageError: what its files say cannot be.
-    """
-    config = resolve_model_data_config(model)
-    check_preprocessing(config, f"preprocessing of {type(model).__name__}")
-    if input_size is not None:
-        config["input_size"] = (config["input_size"][0], input_size, input_size)
-    return config
-
-
 def timm_row(classifier: Classifier, accuracy: Accuracy) -> dict[str, Any]:
     """One row of a results table, with the columns of timm's `validate.py`."""
     return {
@@ -162,21 +149,35 @@ def write_evaluation(folder: Path, row: Mapping[str, Any], accuracy: Accuracy, a
 
 
 @torch.inference_mode()
-def classify(classifier: Classifier, files: Sequence[str], runtime: Runtime, top: int = 5) -> list[dict[str, Any]]:
+def classify(
+    classifier: Classifier, files: Sequence[str], runtime: Runtime, top: int = 5, strict: bool = False
+) -> list[dict[str, Any]]:
     """The most probable classes of each image file: `{"image", "classes": [{"name", "index", "probability"}]}`.
 
+    An image that cannot be read is named on stderr and left out, unless it is the only one.
+
+    Args:
+        files: image files, and folders, of which all images are taken.
+        strict: whether an unreadable image is an error.
+
     Raises:
-        DataError: a file is missing or no image.
+        UsageError: a file does not exist, or a folder has no images.
+        DataError: no image can be read, or, if `strict`, one cannot.
     """
     names = classifier.class_names
     transform = eval_transform(classifier.preprocessing)
+    files = expand_folders(files)
     source = FileSource(files, None, None)
     answers = []
     for index, file in enumerate(files):
         try:
             image = source.read(index).convert("RGB")
         except UNREADABLE as error:
-            raise DataError(f"{file} cannot be read as an image: {error}") from error
+            reason = f"{file} cannot be read as an image ({getattr(error, 'strerror', None) or error})"
+            if strict or len(files) == 1:
+                raise DataError(f"{reason}; give another file") from error
+            console.note(reason)
+            continue
         with runtime.autocast():
             probabilities = classifier.logits(transform(image)[None].to(runtime.device)).float().softmax(-1)[0]
         best = probabilities.topk(min(top, len(names)))
@@ -185,4 +186,8 @@ def classify(classifier: Classifier, files: Sequence[str], runtime: Runtime, top
             for probability, number in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
         answers.append({"image": str(file), "classes": classes})
+    if not answers:
+        raise DataError(f"none of {len(files)} images can be read; give others")
+    if len(answers) < len(files):
+        console.note(f"{len(files) - len(answers)} of {len(files)} images could not be read")
     return answers

@@ -278,6 +278,23 @@ def _image_files(root: Path) -> list[str]:
     return found
 
 
+def expand_folders(paths: Sequence[str]) -> list[str]:
+    """Image files as they are, and for each folder all images in it and below.
+
+    Raises:
+        UsageError: something does not exist, or a folder has no images.
+    """
+    files = []
+    for path in paths:
+        if not os.path.exists(path):
+            raise UsageError(f"{path} does not exist; give image files or folders of them")
+        found = _image_files(Path(path)) if os.path.isdir(path) else [path]
+        if not found:
+            raise UsageError(f"{path} has no images ({', '.join(IMAGE_SUFFIXES)}); give another folder")
+        files += found
+    return files
+
+
 def _csv(table: Path, tables: Sequence[Path]) -> FileSource:
     """The images that one table names; the class names are those of all `tables` together."""
     names = sorted({label for other in tables for _, label in _rows(other)}, key=_natural)

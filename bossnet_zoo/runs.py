@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from timm import create_model, list_pretrained
@@ -18,17 +18,19 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from .checkpoint import check_fields, load_json, read_metadata, reading, save_weights, write_atomically
-from .errors import BossNetError, CheckpointError, UsageError, unknown
+from .errors import BossNetError, CheckpointError, NoWeightsError, UsageError, unknown
 from .models.weights import LOCAL_WEIGHTS, load_strictly, read_weights
+from .preprocessing import check_preprocessing
 from .recipes import Recipe
 from .spaces import Arch, HyTraArch, MBConvArch, NatsArch, parse_arch
 
 WEIGHTS = {"best": "best.safetensors", "model": "last.safetensors", "ema": "last_ema.safetensors"}
 ROLE = "file"  # metadata of a run's weights: the name of the file they were written as
-_LARGEST_SIDE, _SMALLEST_CROP = 2**14, 1 / 64  # of an image that a network takes
 _GENERIC_NAMES = {HyTraArch: "hytra", MBConvArch: "mbconv", NatsArch: "nats_size"}
 CONFIG = "config.json"
 LOCAL = "local-dir:"  # timm's prefix of a folder with config.json and model.safetensors
+_NAMES = "the bossnet names: bossnet list; an architecture and the folder of a training run work too"
+_WEIGHTS_FILES = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
 _SPACE_PREFIXES = ("hytra:", "mbconv:", "nats:")
 
 
@@ -52,12 +54,23 @@ def resolve_model(model: str | Arch, options: Mapping[str, Any] | None = None) -
         return model, options
     for prefix in _SPACE_PREFIXES:
         model = model.removeprefix(prefix)
+    _check_path(model)
     if not model[:1].isdigit():
-        hint = "the bossnet names: bossnet list; an architecture and the folder of a training run work too"
-        if Path(model).exists():
-            raise UsageError(f"{model} is no training run; {hint}")
-        raise unknown("model", model, list_models(), hint)
+        raise unknown("model", model, list_models(), _NAMES)
     return resolve_model(parse_arch(model), options)
+
+
+def _check_path(model: str) -> None:
+    """Raise `UsageError` for a path that leads to no network: nowhere, or to weights that do not say whose they are."""
+    path = Path(model)
+    if path.suffix in _WEIGHTS_FILES and not path.exists():
+        raise UsageError(f"{model} does not exist; give a run's folder, or a network's name with --weights FILE")
+    if path.suffix in _WEIGHTS_FILES:
+        raise UsageError(f"{model} does not say which network it is of; type its name, and --weights {model}")
+    if not model or path.exists():
+        raise UsageError(f"{_no_run(path) if model else 'the name of the model is empty'}; {_NAMES}")
+    if "/" in model:
+        raise UsageError(f"{model} does not exist; give a run's folder or a network's name; names: bossnet list")
 
 
 def build_model(
@@ -118,35 +131,6 @@ def _unknown_option(name: str, error: Exception) -> UsageError:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """How images are made ready for a network: timm's data configuration."""
-
-    input_size: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_pct: float
-    crop_mode: Literal["center", "squash", "border"]
-    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
-
-
-def check_preprocessing(values: Any, what: str) -> None:
-    """Make sure that values from a file are a `Preprocessing` that images can be given. Raises `UsageError`."""
-    check_fields(Preprocessing, values, what)
-    channels, *sides = values["input_size"]
-    possible = {
-        "input_size": channels > 0 and all(0 < side <= _LARGEST_SIDE for side in sides),
-        "mean": len(values["mean"]) in (1, channels),
-        "std": len(values["std"]) in (1, channels) and all(deviation > 0 for deviation in values["std"]),
-        "crop_pct": values["crop_pct"] >= _SMALLEST_CROP,
-    }
-    for name, is_possible in possible.items():
-        if not is_possible:
-            raise UsageError(
-                f"{what}: {name} is {str(values[name])[:80]}, which cannot be; bring the file back from a copy"
-            )
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """What the config.json of a training run says; see `train`."""
 
@@ -189,18 +173,26 @@ def load_config(path: str | Path) -> dict[str, Any]:
     """
     file = _config_file(Path(path))
     if not file.exists():
-        raise UsageError(f"{path} is no training run; make one with: bossnet train MODEL --data DATA --out RUN")
+        raise UsageError(f"{_no_run(Path(path))}; make one with: bossnet train MODEL --data DATA --out RUN")
     config = load_json(file, "run's settings")
     if not isinstance(config, dict) or config.get("kind") != "train":
-        raise UsageError(
-            f"{file.parent} is no training run; make one with: bossnet train MODEL --data DATA --out RUN; "
-            f"an extracted or published network is opened as local-dir:{file.parent}"
-        )
+        if isinstance(config, dict) and "architecture" in config:
+            raise UsageError(
+                f"{file.parent} is no training run but an extracted or published network; type local-dir:{file.parent}"
+            )
+        raise UsageError(f"{_no_run(file.parent)}; make one with: bossnet train MODEL --data DATA --out RUN")
     check_fields(RunConfig, config, f"{file}: the run's settings")
     check_preprocessing(config["preprocessing"], f"{file}: preprocessing")
     with reading(file, "run's settings"):
         Recipe.from_json(config["recipe"])
     return config
+
+
+def _no_run(path: Path) -> str:
+    """That a folder is no training run, and which of those in it are: a demo's folder holds two."""
+    within = [file.parent for file in sorted([*path.glob("*/config.json"), *path.glob("*/*/config.json")])]
+    runs = [f"{folder}" for folder in within if (folder / WEIGHTS["best"]).exists()]
+    return f"{path} is no training run" + (f", but holds {' and '.join(runs[:3])}" if runs else "")
 
 
 def find_origin(
@@ -265,18 +257,23 @@ def load_run(path: str | Path, weights: str = "best") -> tuple[nn.Module, dict[s
             raise CheckpointError(
                 f"{path} does not exist yet: the run has not finished an epoch; bossnet train --resume"
             )
+    model = build_trained(path, config)
+    load_strictly(model, read_weights(path), path)
+    if path.suffix == ".safetensors":
+        check_role(path)
+    return model.eval(), config
+
+
+def build_trained(path: Path, config: Mapping[str, Any]) -> nn.Module:
+    """The network of a training run, with its preprocessing and class names but without its weights."""
     overlay = config["preprocessing"] | {"label_names": config["class_names"], "num_classes": config["num_classes"]}
     with reading(_config_file(path), "run's settings"):
-        model = build_model(
+        return build_model(
             config["model"],
             num_classes=config["num_classes"],
             pretrained_cfg_overlay=overlay,
             **config["model_options"],
         )
-    load_strictly(model, read_weights(path), path)
-    if path.suffix == ".safetensors":
-        check_role(path)
-    return model.eval(), config
 
 
 def save_local(folder: Path, model: nn.Module, arguments: Mapping[str, Any], label_names: Sequence[str] = ()) -> None:
@@ -313,6 +310,7 @@ def open_model(model: str | Arch, weights: str | None = None, **options: Any) ->
 
     Raises:
         UsageError: nothing to be found under that name, or options for a run, which has its own.
+        NoWeightsError: a network without published weights.
         CheckpointError: weights that are missing, damaged or do not fit.
     """
     if isinstance(model, str) and is_run(model):
@@ -325,7 +323,14 @@ def open_model(model: str | Arch, weights: str | None = None, **options: Any) ->
         return network
     if weights is None or weights in ("model", "ema"):
         tag = ".ema_in1k" if weights == "ema" and isinstance(model, str) else ""
-        return build_model(f"{model}{tag}" if tag else model, pretrained=True, **options).eval()
+        try:
+            return build_model(f"{model}{tag}" if tag else model, pretrained=True, **options).eval()
+        except NoWeightsError as error:
+            raise NoWeightsError(
+                f"{model} has no published weights; give a file of them with --weights, or train it: "
+                f"bossnet train {model} --data DATA --recipe {error.recipe} --out RUN",
+                error.recipe,
+            ) from error
     return _with_file(model, weights, options)
 
 

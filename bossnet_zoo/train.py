@@ -26,8 +26,9 @@ from .checkpoint import append_jsonl, save_json
 from .datasets import ImageSet, count_classes, open_images
 from .determinism import seed_everything
 from .errors import BossNetError, UsageError
-from .evaluate import measure_accuracy, preprocessing_of
+from .evaluate import measure_accuracy
 from .loading import Plan, count_workers, load
+from .preprocessing import preprocessing_of
 from .recipes import Recipe
 from .runs import WEIGHTS, build_model, find_origin, load_initial
 from .runtime import Runtime

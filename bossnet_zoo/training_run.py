@@ -90,8 +90,8 @@ def open_folder(out: Path, config: Mapping[str, Any], resume: bool, overwrite: b
     """Make the folder of a new run, or see that the one in it is the one that `config` describes.
 
     Raises:
-        UsageError: it holds a run that is neither to be resumed nor overwritten, or one of other settings; or it holds
-            other files, or cannot be made.
+        UsageError: it holds a run that is neither to be resumed nor overwritten, or one of other settings, or the
+            weights to begin with; or it holds other files, or cannot be made.
     """
     file = out / "config.json"
     config = json.loads(json.dumps(config))  # as it will be read back
@@ -100,6 +100,8 @@ def open_folder(out: Path, config: Mapping[str, Any], resume: bool, overwrite: b
         check_same_settings(out, stored, config)
         remove_leftovers(out)
         return
+    if (init := config.get("init")) and Path(init).resolve().parent == out.resolve():
+        raise UsageError(f"{out} would replace {init}, which it begins with; type another --out")
     make_folder(out)
     if file.exists() and not overwrite:
         raise UsageError(f"{out} holds a run; continue it with --resume {out}, or begin anew with --overwrite")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bossnet_zoo import console
+from bossnet_zoo.checkpoint import check_folder
 from bossnet_zoo.commands import TRAIN_EXAMPLE, AsJson, NetworkOptions, Weights, command, complete_model, parse_options
 from bossnet_zoo.console import print_json
-from bossnet_zoo.errors import UsageError
+from bossnet_zoo.errors import NoWeightsError, UsageError
 
 if TYPE_CHECKING:
     from .pipeline import Request
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-WEIGHTS_FILES = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
 MODEL = "A run's folder, one of its .safetensors, a timm name, or an architecture."
 Untrained = Annotated[bool, typer.Option("--untrained", help="Fresh random weights: enough to measure speed.")]
 Calib = Annotated[
@@ -111,6 +111,7 @@ def export(
     )
     _check_engine_options(request, trt=trt)
     request.check()
+    check_folder(out)
     network = _open(model, weights, option, untrained)
     _print_reports(export_network(network, _name(model), out, request), as_json, triton)
 
@@ -206,6 +207,7 @@ def publish(
     from .hub import upload, write_repository
 
     folder = out or Path(f"{repo.rpartition('/')[2]}-hub")
+    check_folder(folder)
     publication = write_repository(model, repo, folder, weights=weights, onnx=onnx, license=license)
     if not dry_run:
         publication = upload(publication, repo, private=private)
@@ -237,24 +239,13 @@ def _open(model: str, weights: str | None, option: list[str] | None, untrained: 
         raise UsageError(
             f"{model} is exported already; give the network it came from: a name, an architecture or a run"
         )
-    _check_path(model)
     options = parse_options(option)
     if untrained:
         return build_model(model, **options).eval()
-    return open_model(model, weights, **options)
-
-
-def _check_path(model: str) -> None:
-    """Raise `UsageError` for a path that leads nowhere, or to weights that do not say which network they are of."""
-    from bossnet_zoo.runs import is_run
-
-    path = Path(model)
-    if path.suffix in WEIGHTS_FILES and not is_run(path):
-        if not path.exists():
-            raise UsageError(f"{model} does not exist; give a run's folder, or a network's name with --weights FILE")
-        raise UsageError(f"{model} does not say which network it is of; type its name, and --weights {model}")
-    if "/" in model and ":" not in model and not path.exists():
-        raise UsageError(f"{model} does not exist; give a run's folder or a network's name; names: bossnet list")
+    try:
+        return open_model(model, weights, **options)
+    except NoWeightsError as error:
+        raise UsageError(f"{error}; or with fresh random weights, to measure speed: --untrained") from error
 
 
 def _name(model: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from bossnet_zoo import console
 from bossnet_zoo.errors import UsageError
 from bossnet_zoo.runs import class_names_of
 
@@ -22,6 +23,8 @@ from .precision import MIN_OPSET, check_opset
 from .report import TOLERANCES, ExportReport, Tolerance
 from .tensorrt import EngineOptions, EngineReport, Range, build_engine, open_builder
 from .triton import write_triton
+
+FEW_IMAGES = 100  # to calibrate with: with fewer, ranges depend on which they are
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,9 @@ def export_network(model: nn.Module, name: str, out: Path, request: Request) -> 
     sizes = _sizes(request, metadata.input_size[-1])
     graph = replace(request.graph, sizes=(sizes[0], sizes[2]) if sizes else None)
     calibration, images = _images(metadata, graph, request)
+    count = sum(map(len, calibration))
+    if request.precision == "int8" and count < FEW_IMAGES:
+        console.note(f"INT8 learns its ranges from {count} images alone; {FEW_IMAGES} or more are usual")
     traced = trace(model, metadata, graph)
     reports: list[ExportReport | EngineReport] = []
     for runtime in _runtimes(request):

@@ -70,8 +70,9 @@ def search(
     space_option: SpaceOptions = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the search would take, and stop.")] = False,
     throughput: Annotated[
-        float, typer.Option(min=0.001, help="For --dry-run: TFLOP/s of one device in practice.")
-    ] = 60.0,
+        float | None,
+        typer.Option(min=0.001, help="For --dry-run: TFLOP/s of one process; by default measured, of a GPU assumed."),
+    ] = None,
     overwrite: Overwrite = False,
     max_madds: MaxMAdds = None,
     max_params: MaxParams = None,
@@ -141,7 +142,7 @@ def search(
     if dry_run:
         from .plan_text import print_plan
 
-        print_plan(settings, throughput, as_json)
+        print_plan(settings, throughput, device, as_json)
         return
     from bossnet_zoo.runtime import Runtime
 

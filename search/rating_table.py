@@ -146,6 +146,8 @@ def read_ratings(path: Path) -> RatingTable:
     """
     if path.is_dir():
         path = path / "ratings.json"
+    if path.name == "ratings.json" and not path.exists() and (path.parent / "config.json").exists():
+        raise UsageError(f"{path} does not exist yet: the search has not ended; bossnet search --resume {path.parent}")
     return ratings_from_json(load_json(path, "ratings file"), str(path))
 
 

@@ -77,6 +77,12 @@ def run(monkeypatch, capfd, *arguments: str) -> tuple[int, str, str]:
         (["search", "--preset", "demo", "--method", "bosnas"], 2, "unknown method 'bosnas'; did you mean bossnas"),
         (["search"], 2, "the paper's search needs images: type --data FOLDER"),
         (["search", "--preset", "demo", "--data", "digts"], 2, "data 'digts' is no folder and no known name"),
+        (["search", "--dry-run", "--data", "digit"], 2, "did you mean digits?"),
+        (["info", ""], 2, "the name of the model is empty"),
+        (["info", "here/net"], 2, "here/net does not exist; give a run's folder or a network's name"),
+        (["predict", "net.pth", "a.png"], 2, "net.pth does not exist; give a run's folder, or a network's name with"),
+        (["export", "test_bossnet_t", "--out", INSIDE_A_FILE], 2, "is a file; type another --out"),
+        (["export", "4c-8c"], 2, "4c-8c has no published weights; give a file of them with --weights, or train it: "),
         (["search", "--preset", "demo", "--epochs", "0"], 2, "epochs is 0; it must be at least 1"),
         (["search", "--preset", "demo", "--space", "nats", "--resolution", "1"], 2, "it must be at least 8"),
         (["search", "--preset", "demo", "--target-momentum", "2"], 2, "target_momentum is 2.0; it must be between"),
@@ -298,7 +304,7 @@ def test_a_plan_is_printed_and_nothing_written(monkeypatch, capfd, tmp_path):
     assert code == 0
     assert printed.startswith("hytra: 2,818,103 architectures, 4 blocks, greedy coverage\n")
     assert "1,078 images to train on, 359 to rate on, 64 px" in printed
-    assert re.search(r"hours at 60 TFLOP/s per process \(assumed\)", printed)
+    assert re.search(r"hours\nat [\d.e-]+ TFLOP/s a process, measured with a convolution on this CPU", printed)
     assert len(re.findall(r"^ *[1-4] +1 of [14] ", printed, re.MULTILINE)) == 4
     assert not list(tmp_path.iterdir())
 
@@ -316,6 +322,11 @@ def test_a_plan_without_images_assumes_those_of_imagenet_and_says_so(monkeypatch
     assert (code, "'file' is no folder" in notes) == (2, True)
 
 
+def test_a_plan_takes_the_speed_that_is_given(monkeypatch, capfd):
+    code, printed, _ = run(monkeypatch, capfd, "search", "--preset", "demo", "--dry-run", "--throughput", "2")
+    assert (code, "at 2 TFLOP/s a process, as given" in printed) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [([], (True, 1_231_167, 50_000, 4)), (["--data", "cifar100", "--space", "nats"], (False, 50_000, 5_000, 3))],
@@ -323,6 +334,7 @@ def test_a_plan_without_images_assumes_those_of_imagenet_and_says_so(monkeypatch
 def test_a_plan_as_json_tells_whether_its_images_are_assumed(monkeypatch, capfd, given, expected):
     code, printed, _ = run(monkeypatch, capfd, "search", "--dry-run", "--json", *given)
     about = json.loads(printed)
+    assert about["hours"] == pytest.approx(about["madds"] * 2 / about["tflops"] / 1e12 / 3600)
     found = (about["images_assumed"], about["train_images"], about["rated_images"], len(about["blocks"]))
     assert (code, found) == (0, expected)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+from tiny_training import ARCH, TINY, fit, write_pictures
 
 from bossnet_zoo.cli import list_models as show_list
 from bossnet_zoo.describe import describe_model, describe_space, list_models
 from bossnet_zoo.errors import ArchitectureError, UsageError
+from bossnet_zoo.runs import WEIGHTS, load_run
 
 
 def test_a_released_model_tells_its_size_accuracy_and_weights() -> None:
@@ -34,7 +40,7 @@ def test_options_of_the_network_count() -> None:
 def test_the_list_shows_accuracy_at_the_pixels_that_it_names(capsys: pytest.CaptureFixture[str]) -> None:
     show_list("bossnet_t0")
     line = capsys.readouterr().out.splitlines()[1].split()
-    assert line[-3:] == ["224", "80.8", "published"]
+    assert line[-3:] == ["224", "80.8", "release"]
 
 
 def test_list_takes_part_of_a_name() -> None:
@@ -46,6 +52,27 @@ def test_a_space_tells_its_size_and_legal_examples() -> None:
     assert about["architectures"] == 2_818_103
     assert about["paths_by_block_and_entry"][1] == {"4": 51, "8": 99, "16": 80, "32": 16}
     assert all(describe_model(example)["params"] for example in about["examples"][:1])
+
+
+def test_a_run_tells_of_its_network_and_its_weights(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "tiny"
+    fit(write_pictures(tmp_path / "pictures"), run, recipe=replace(TINY, epochs=1))
+    about = describe_model(str(run))
+    network, _ = load_run(run)
+    assert (about["architecture"], about["num_classes"]) == (ARCH, 2)
+    assert about["params"] == sum(parameter.numel() for parameter in network.parameters())
+    assert about["weights"] == [str(run / name) for name in WEIGHTS.values()]
+    record = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert about["accuracy"][1]["top1"] == round(record["top1"], 2)
+    assert (
+        about["accuracy"][1]["source"]
+        == f"{run / 'last.safetensors'}, after epoch 1, on {tmp_path / 'pictures'}, part test"
+    )
+    assert about["resolution"] == about["accuracy"][1]["resolution"] == 32
+    with pytest.raises(UsageError, match="leave out --option"):
+        describe_model(str(run), base_width=8)
+    with pytest.raises(UsageError, match=f"{tmp_path} is no training run, but holds {run}; "):
+        describe_model(str(tmp_path))
 
 
 def test_unknown_names_are_refused_with_a_suggestion() -> None:

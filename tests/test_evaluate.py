@@ -109,12 +109,35 @@ def test_images_are_classified_by_name(shades):
     assert sum(entry["probability"] for entry in answers[0]["classes"]) < 1
 
 
-def test_an_unreadable_image_cannot_be_classified(tmp_path):
-    (tmp_path / "a.png").write_text("no image")
+def test_all_images_of_a_folder_are_classified(shades):
     classifier = Classifier("net", by_brightness(0), PREPROCESSING, tuple("abcdefgh"))
-    for file in ("a.png", "missing.png"):
-        with pytest.raises(DataError, match=f"{file} cannot be read as an image"):
-            classify(classifier, [str(tmp_path / file)], CPU)
+    answers = classify(classifier, [str(shades / "2"), str(shades / "5" / "a.png")], CPU)
+    assert answers == classify(classifier, [*sorted(map(str, (shades / "2").iterdir())), str(shades / "5/a.png")], CPU)
+    assert len(answers) == 2
+
+
+def test_an_unreadable_image_is_named_counted_and_left_out(shades, tmp_path, capfd):
+    (tmp_path / "a.png").write_text("no image")
+    broken, good = str(tmp_path / "a.png"), str(shades / "2" / "a.png")
+    classifier = Classifier("net", by_brightness(0), PREPROCESSING, tuple("abcdefgh"))
+    assert [answer["image"] for answer in classify(classifier, [broken, good], CPU)] == [good]
+    notes = "".join(capfd.readouterr().err.split())
+    assert "".join(f"{broken} cannot be read as an image".split()) in notes
+    assert "1of2imagescouldnotberead" in notes
+    for files, strict in (([broken], False), ([broken, good], True)):
+        with pytest.raises(DataError, match=r"a.png cannot be read as an image .*; give another file"):
+            classify(classifier, files, CPU, strict=strict)
+    with pytest.raises(DataError, match="none of 2 images can be read"):
+        classify(classifier, [broken, broken], CPU)
+
+
+def test_a_missing_image_and_an_empty_folder_are_mistakes(shades, tmp_path):
+    classifier = Classifier("net", by_brightness(0), PREPROCESSING, tuple("abcdefgh"))
+    (tmp_path / "empty").mkdir()
+    missing, empty = tmp_path / "missing.png", tmp_path / "empty"
+    for file, message in ((missing, "missing.png does not exist"), (empty, "empty has no images")):
+        with pytest.raises(UsageError, match=message):
+            classify(classifier, [str(shades / "2" / "a.png"), str(file)], CPU)
 
 
 def test_imagenet_names_come_from_timm():
@@ -268,6 +291,14 @@ def test_wrong_requests_say_what_to_type(arguments, message):
 def test_a_run_takes_no_options_of_a_network(trained):
     with pytest.raises(UsageError, match="is a run, and its network is as it was trained; leave out --option"):
         open_model(str(trained), base_width=8)
+
+
+def test_a_run_is_not_replaced_by_what_begins_from_it(trained):
+    same = ("--data", "digits", "--recipe", "finetune", "--smoke", "--overwrite", "--out", str(trained))
+    for origin in ((str(trained),), ("4c-8c", "--option", "base_width=4", "--init", str(trained / "best.safetensors"))):
+        with pytest.raises(UsageError, match="would replace"):
+            run("train", *origin, *same)
+    assert (trained / "best.safetensors").exists()
 
 
 def test_resuming_with_another_setting_is_an_error(trained):

@@ -113,6 +113,9 @@ def test_unknown_space_or_option_is_refused():
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=f"the search has not ended; bossnet search --resume {tmp_path}"):
+        read_ratings(tmp_path)
     with pytest.raises(UsageError, match="does not exist"):
         read_ratings(tmp_path / "none.json")
     (tmp_path / "cut.json").write_text('{"space": "hy')

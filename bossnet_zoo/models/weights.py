@@ -24,7 +24,7 @@ from timm.models._hub import get_cache_dir
 from torch import Tensor, nn
 
 from ..checkpoint import load_weights
-from ..errors import BossNetError, CheckpointError, DamagedFileError, UsageError
+from ..errors import BossNetError, CheckpointError, DamagedFileError, NoWeightsError
 
 LOCAL_WEIGHTS = "model.safetensors"  # in a folder that timm's `local-dir:` opens
 _KEYS = {"model": ("model", "state_dict"), "model_ema": ("model_ema", "state_dict_ema")}
@@ -185,16 +185,17 @@ def build_variant(model_cls: type[nn.Module], variant: str, pretrained: bool, re
         kwargs: as for `build_model_with_cfg`.
 
     Raises:
-        UsageError: `pretrained` of a name that has no published weights.
+        NoWeightsError: `pretrained` of a name that has no published weights.
         CheckpointError: weights that cannot be read or do not fit.
         BossNetError: weights that cannot be downloaded.
     """
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), overlay)
     if pretrained and not (cfg.has_weights or cfg.state_dict):
-        raise UsageError(
+        raise NoWeightsError(
             f"{variant} has no published weights; create it with pretrained=False and train it: "
-            f"bossnet train {variant} --data IMAGENET --recipe {recipe}"
+            f"bossnet train {variant} --data IMAGENET --recipe {recipe}",
+            recipe,
         )
     overlay.setdefault("custom_load", True)
     file = Path(cfg.file or "", LOCAL_WEIGHTS)
