@@ -275,12 +275,8 @@ def test_torch_export_keeps_the_batch_free(network, name):
         torch.testing.assert_close(program.module()(images(name, 3)), model(images(name, 3)))
 
 
-TINY = [name for name in NAMES if name.startswith(("test", "nats"))]
-LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in TINY]
-
-
 @pytest.mark.parametrize("network", ["narrow"], indirect=True)
-@pytest.mark.parametrize("name", TINY + LARGE)
+@each_name
 @torch.inference_mode()
 def test_torch_compile_sees_one_graph(network, name):
     model, x = network(name), images(name)
