@@ -29,9 +29,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bossnet_zoo.datasets import open_images
-from bossnet_zoo.models.hytra import ResAtt, ResConv
 from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.search.bootstrapping import bootstrap, parameter_groups
+from bossnet_zoo.search.compiling import compile_candidates
 from bossnet_zoo.search.prefix import FrozenPrefix
 from bossnet_zoo.search.views import BYOL_VIEWS, ViewLoader
 from bossnet_zoo.spaces import HyTraSpace, Path
@@ -56,11 +56,6 @@ class Step:
         self.optimizer.step()
         self.siamese.update_target(0.99)
         self.optimizer.zero_grad(set_to_none=True)
-
-    def compile(self) -> None:
-        for module in (*self.siamese.modules(), *self.prefix.modules()):
-            if isinstance(module, ResConv | ResAtt):
-                module.compile()
 
 
 def seconds_per_step(step: Step, batches: Iterable[Tensor], draws: Sequence[Sequence[Path]]) -> float:
@@ -88,7 +83,7 @@ def measure_block(
             step(resident, paths)
     operations = counter.get_total_flops() / len(draws)
     if compiled:
-        step.compile()
+        compile_candidates([(step.siamese.online.block, case.paths), (step.siamese.target.block, case.paths)])
     for paths in draws:  # warms up, and compiles what these paths use
         step(resident, paths)
     if runtime.device.type == "cuda":

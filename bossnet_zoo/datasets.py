@@ -33,14 +33,17 @@ from . import console, image_sources
 from .checkpoint import load_json, reading, save_json
 from .determinism import seeded
 from .errors import DataError, UnknownDataError, UsageError
-from .image_sources import UNREADABLE, Source
+from .image_files import UNREADABLE
+from .image_sources import Source
+from .shards import shards
 
 PARTS = ("search-train", "search-val", "train", "test", "all")
 NAMES = ("digits", "digits:hard", "cifar10", "cifar100")
 MAX_SEARCH_VAL = 50_000
+UNLABELLED = -1
 DATA_HINT = (
     "allowed: digits, digits:hard, cifar10[:FOLDER], cifar100[:FOLDER], hf:NAME[:CONFIG], a folder of images "
-    "(train/CLASS/*.jpg, CLASS/*.jpg, with a CSV, or without labels), or shards such as data/{000..012}.tar"
+    "(train/CLASS/*.jpg, CLASS/*.jpg, with a CSV, or without labels), a CSV, or shards such as data/{000..012}.tar"
 )
 
 
@@ -91,8 +94,10 @@ class ImageSet:
         """The image at `index` in RGB, or its replacement. Raises `DataError`."""
         return self.load(index)[0]
 
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """Image in RGB and label (-1 without labels) at `index`, or those of the next image that can be read.
+    def load(self, index: int, replace: bool = True) -> tuple[Image.Image, int]:
+        """Image in RGB and label (`UNLABELLED` without labels) at `index`, or those of the next that can be read.
+
+        Unless `replace`, an image that cannot be read has no label, whatever stands in for it: none counts twice.
 
         Raises:
             DataError: no image can be read, or, with `strict`, this one cannot.
@@ -102,18 +107,20 @@ class ImageSet:
             try:
                 image = _to_rgb(self.source.read(place))
             except UNREADABLE as error:
-                self._report(place, error)
+                self._report(place, error, replace)
                 continue
-            return image, -1 if self.source.labels is None else int(self.source.labels[place])
+            if self.source.labels is None or (step and not replace):
+                return image, UNLABELLED
+            return image, int(self.source.labels[place])
         raise DataError(f"{self.name}: none of its {len(self)} images can be read")
 
-    def _report(self, place: int, error: BaseException) -> None:
+    def _report(self, place: int, error: BaseException, replace: bool) -> None:
         message = f"{self.source.describe(place)} cannot be read as an image: {error}"
         if self.strict:
             raise DataError(f"{message}; remove it, or leave out --strict-images") from error
         if not self.unreadable[place]:
             self.unreadable[place] = True
-            console.note(f"{message}; the next readable image takes its place")
+            console.note(f"{message}; {'the next readable image takes its place' if replace else 'it is left out'}")
 
     def require_labels(self, purpose: str) -> list[int]:
         """The labels. Raises `DataError` if there are none; `purpose` says what needs them, as in "training"."""
@@ -126,10 +133,13 @@ class ImageSet:
         return labels
 
     def with_transform(
-        self, transform: Callable[[Image.Image], Any], target: Callable[[int], Any] | None = None
+        self,
+        transform: Callable[[Image.Image], Any],
+        target: Callable[[int], Any] | None = None,
+        replace: bool = True,
     ) -> Images:
-        """A torch dataset of (transform(image), target(label)); the label is -1 where there is none."""
-        return Images(self, transform, target)
+        """A torch dataset of (transform(image), target(label)); see `load`."""
+        return Images(self, transform, target, replace)
 
 
 @dataclass(frozen=True)
@@ -143,13 +153,14 @@ class Images(Dataset):
     image_set: ImageSet
     transform: Callable[[Image.Image], Any]
     target: Callable[[int], Any] | None = None
+    replace: bool = True
 
     def __len__(self) -> int:
         return len(self.image_set)
 
     def __getitem__(self, item: int | tuple[int, ...]) -> tuple[Any, Any]:
         index, *key = item if isinstance(item, tuple) else (item,)
-        image, label = self.image_set.load(index)
+        image, label = self.image_set.load(index, self.replace)
         if key:
             with seeded(*key):
                 image = self.transform(image)
@@ -229,7 +240,9 @@ def _open(name: str, train: bool) -> Source | None:
     if kind == "hf" and rest:
         return image_sources.hub(rest, train)
     if name.endswith(".tar"):
-        return image_sources.shards(name) if train else None
+        return shards(name) if train else None
+    if name.endswith(".csv") and Path(name).is_file():
+        return image_sources.table(Path(name)) if train else None
     if Path(name).is_dir():
         return image_sources.folder(Path(name), train)
     if near := difflib.get_close_matches(name, NAMES, cutoff=0.7):

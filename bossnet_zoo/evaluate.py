@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from . import console
 from .checkpoint import save_json, save_text
-from .datasets import ImageSet
+from .datasets import UNLABELLED, ImageSet
 from .errors import DataError
-from .image_sources import UNREADABLE, FileSource, expand_folders
+from .image_files import UNREADABLE, FileSource, expand_folders
 from .loading import DEVICE_BATCH, count_workers, eval_batches, eval_transform, load
 from .preprocessing import preprocessing_of
 from .runs import class_names_of
@@ -56,7 +56,7 @@ def measure_accuracy(
     workers: int | None = None,
     description: str = "",
 ) -> Accuracy:
-    """Accuracy on labelled images; processes share the work.
+    """Accuracy on labelled images; processes share the work. Images that cannot be read are left out.
 
     Args:
         predict: from prepared images (B, C, H, W) to logits: a network in evaluation mode, or an exported one.
@@ -71,7 +71,7 @@ def measure_accuracy(
         DataError: no labels, or labels that the network does not know.
     """
     largest = max(images.require_labels("measuring accuracy"))
-    dataset = images.with_transform(eval_transform(preprocessing))
+    dataset = images.with_transform(eval_transform(preprocessing), replace=False)
     batches = eval_batches(images, runtime, batch)
     loaded = load(dataset, batches, runtime, count_workers(runtime, workers))
     start = time.perf_counter()
@@ -87,8 +87,8 @@ def measure_accuracy(
         ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         totals[0] += ranked[:, 0].sum()
         totals[1] += ranked.sum()
-        totals[2] += F.cross_entropy(logits, labels, reduction="sum")
-        totals[3] += len(x)
+        totals[2] += F.cross_entropy(logits, labels, reduction="sum", ignore_index=UNLABELLED)
+        totals[3] += (labels != UNLABELLED).sum()
     top1, top5, loss_sum, count = runtime.sum_(totals).tolist()
     seconds = time.perf_counter() - start
     return Accuracy(100 * top1 / count, 100 * top5 / count, loss_sum / count, int(count), count / seconds)
@@ -136,16 +136,16 @@ def timm_row(classifier: Classifier, accuracy: Accuracy) -> dict[str, Any]:
 
 
 def write_evaluation(folder: Path, row: Mapping[str, Any], accuracy: Accuracy, about: Mapping[str, Any]) -> None:
-    """`eval.json` (the last evaluation in full) and a row more in `eval.csv`."""
+    """`eval.json` (the last evaluation in full) and a row more in `eval.csv`, which says what was measured on what."""
     save_json(folder / "eval.json", {**row, **asdict(accuracy), **about})
     table = folder / "eval.csv"
+    row = {**row, **{name: about[name] for name in ("data", "part", "weights")}}
+    before = table.read_text(encoding="utf-8", errors="replace") if table.exists() else ""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(row), lineterminator="\n")
-    if not table.exists():
-        writer.writeheader()
-    writer.writerow(row)
-    before = table.read_text(encoding="utf-8") if table.exists() else ""
-    save_text(table, before + text.getvalue())
+    writer = csv.DictWriter(text, list(row), restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*csv.DictReader(io.StringIO(before, newline="")), row])
+    save_text(table, text.getvalue())
 
 
 @torch.inference_mode()

@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import glob
 import io
 import os
 import re
-import struct
-import tarfile
-import zlib
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +18,11 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from . import console
 from .errors import DataError, UsageError
+from .image_files import IMAGE_SUFFIXES, FileSource, image_files
+from .shards import TarSource, read_shards
 
-# What Pillow raises for files that are damaged, cut short, absurdly large or no images at all.
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("val", "validation", "valid", "test")
 
 
@@ -68,27 +64,6 @@ class ArraySource:
 
 
 @dataclass(frozen=True)
-class FileSource:
-    """Image files."""
-
-    paths: Sequence[str]
-    labels: Sequence[int] | None
-    class_names: tuple[str, ...] | None
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int) -> Image.Image:
-        with open(self.paths[index], "rb") as file:
-            image = Image.open(file)
-            image.load()
-        return image
-
-    def describe(self, index: int) -> str:
-        return self.paths[index]
-
-
-@dataclass(frozen=True)
 class HubSource:
     """One split of a dataset opened by the `datasets` library, whose images stay encoded until they are read."""
 
@@ -109,35 +84,6 @@ class HubSource:
 
     def describe(self, index: int) -> str:
         return f"image {index} of {self.name}"
-
-
-@dataclass(frozen=True)
-class TarSource:
-    """Images inside uncompressed tar files (WebDataset shards), found by offset, so that any one can be read alone.
-
-    Attributes:
-        places: for each image its shard, the offset in that file and its number of bytes.
-        keys: for each image its key within the shard.
-    """
-
-    places: Sequence[tuple[str, int, int]]
-    keys: Sequence[str]
-    labels: Sequence[int] | None
-    class_names: tuple[str, ...] | None
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def read(self, index: int) -> Image.Image:
-        shard, offset, size = self.places[index]
-        with open(shard, "rb") as file:
-            file.seek(offset)
-            image = Image.open(io.BytesIO(file.read(size)))
-        image.load()
-        return image
-
-    def describe(self, index: int) -> str:
-        return f"{self.keys[index]} in {self.places[index][0]}"
 
 
 def digits() -> ArraySource:
@@ -216,8 +162,14 @@ def folder(root: Path, train: bool) -> FileSource | TarSource | None:
     """The training or the test side of a folder, None where it has none; an undivided folder is a training side.
 
     Known forms: `train/` and `val/` (or `test/`), each with one folder per class, unlabelled images or tar shards;
-    `train.csv` and `val.csv`; one CSV; or no division at all.
+    `train.csv` and `val.csv`, one CSV; shards `train-000.tar` and `val-000.tar`; or no division at all.
     """
+    if tars := sorted(root.glob("*.tar")):
+        sides = [_side(tar) for tar in tars]
+        if {*sides} != {TRAIN_FOLDERS, TEST_FOLDERS}:
+            return read_shards(map(str, tars), str(root)) if train else None
+        wanted = TRAIN_FOLDERS if train else TEST_FOLDERS
+        return read_shards([str(tar) for tar, side in zip(tars, sides, strict=True) if side == wanted], str(root))
     if tables := sorted(root.glob("*.csv")):
         by_stem = {table.stem.lower(): table for table in tables}
         side = _first(by_stem, TRAIN_FOLDERS if train else TEST_FOLDERS)
@@ -237,21 +189,31 @@ def folder(root: Path, train: bool) -> FileSource | TarSource | None:
     return _images_or_shards(folders[side], classes)
 
 
+def _side(shard: Path) -> tuple[str, ...] | None:
+    """Whether a shard's name says, as `imagenet-val-000.tar` does, that its images are for training or for testing."""
+    words = re.split("[^a-z]+", shard.stem.lower())
+    return next((names for names in (TRAIN_FOLDERS, TEST_FOLDERS) if set(names) & set(words)), None)
+
+
 def _first(known: Container[str], wanted: Iterable[str]) -> str | None:
     return next((name for name in wanted if name in known), None)
 
 
 def _images_or_shards(root: Path, classes: Sequence[str] = ()) -> FileSource | TarSource:
     """Images below `root`; their labels are positions in `classes`, by default `root`'s own folders."""
-    if list(root.glob("*.tar")):
-        return shards(str(root / "*.tar"))
+    if tars := sorted(root.glob("*.tar")):
+        return read_shards(map(str, tars), str(root))
     own = _class_folders(root)
     if not own:
-        return FileSource(_image_files(root), None, None)
+        return FileSource(image_files(root), None, None)
     if classes and (strangers := sorted(set(own) - set(classes))):
         raise DataError(f"{root} has classes that the training images do not have: {', '.join(strangers[:5])}")
     names = list(classes) or own
-    by_class = {name: _image_files(root / name) for name in own}
+    by_class = {name: image_files(root / name) for name in own}
+    if empty := [name for name, files in by_class.items() if not files]:
+        console.note_once(
+            f"{root}: {len(empty)} classes have no images, and count all the same: {', '.join(empty[:5])}"
+        )
     paths = [path for name in own for path in by_class[name]]
     labels = [names.index(name) for name in own for _ in by_class[name]]
     return FileSource(paths, labels, tuple(names))
@@ -270,29 +232,9 @@ def _folders(root: Path) -> Iterator[str]:
                     yield entry.name
 
 
-def _image_files(root: Path) -> list[str]:
-    found = []
-    for parent, folders, files in os.walk(root, followlinks=True):
-        folders.sort()
-        found += [os.path.join(parent, name) for name in sorted(files) if name.lower().endswith(IMAGE_SUFFIXES)]
-    return found
-
-
-def expand_folders(paths: Sequence[str]) -> list[str]:
-    """Image files as they are, and for each folder all images in it and below.
-
-    Raises:
-        UsageError: something does not exist, or a folder has no images.
-    """
-    files = []
-    for path in paths:
-        if not os.path.exists(path):
-            raise UsageError(f"{path} does not exist; give image files or folders of them")
-        found = _image_files(Path(path)) if os.path.isdir(path) else [path]
-        if not found:
-            raise UsageError(f"{path} has no images ({', '.join(IMAGE_SUFFIXES)}); give another folder")
-        files += found
-    return files
+def table(file: Path) -> FileSource:
+    """The images that one CSV names, without a division."""
+    return _csv(file, [file])
 
 
 def _csv(table: Path, tables: Sequence[Path]) -> FileSource:
@@ -325,56 +267,3 @@ def _rows(table: Path) -> list[tuple[str, str]]:
 def _natural(name: str) -> tuple[int, int, str]:
     """Numbers by value, before words."""
     return (0, int(name), "") if name.isdigit() else (1, 0, name)
-
-
-def expand_shards(pattern: str) -> list[str]:
-    """The files that `dir/{000..012}.tar` or `dir/*.tar` names, in order."""
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if match is None:
-        return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
-    width = len(match[1])
-    numbers = range(int(match[1]), int(match[2]) + 1)
-    return [
-        file
-        for n in numbers
-        for file in expand_shards(f"{pattern[: match.start()]}{n:0{width}d}{pattern[match.end() :]}")
-    ]
-
-
-def shards(pattern: str) -> TarSource:
-    """WebDataset shards: images `KEY.jpg`, their labels `KEY.cls` (a number)."""
-    files = expand_shards(pattern)
-    if not files:
-        raise UsageError(f"no shard matches {pattern!r}; write for instance data/{{000..012}}.tar")
-    places, keys, classes = [], [], []
-    for shard in files:
-        if not os.path.exists(shard):
-            raise UsageError(f"shard {shard} does not exist")
-        for key, place, label in _scan_shard(shard):
-            places.append(place)
-            keys.append(key)
-            classes.append(label)
-    labelled = [label for label in classes if label is not None]
-    if labelled and len(labelled) < len(classes):
-        raise DataError(f"{pattern}: {len(classes) - len(labelled)} of {len(classes)} images have no .cls file")
-    if not labelled:
-        return TarSource(places, keys, None, None)
-    return TarSource(places, keys, labelled, tuple(str(label) for label in range(max(labelled) + 1)))
-
-
-def _scan_shard(shard: str) -> list[tuple[str, tuple[str, int, int], int | None]]:
-    """Key, place and label of every image in a shard, from the tar's headers and its .cls members alone."""
-    images, labels = {}, {}
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                folder, _, file = member.name.rpartition("/")
-                stem, _, suffix = file.partition(".")
-                key = f"{folder}/{stem}" if folder else stem
-                if f".{suffix}".lower().endswith(IMAGE_SUFFIXES):
-                    images[key] = (shard, member.offset_data, member.size)
-                elif suffix == "cls":
-                    labels[key] = int(tar.extractfile(member).read())  # type: ignore[union-attr]
-    except (tarfile.TarError, ValueError) as error:
-        raise DataError(f"shard {shard} cannot be read: {error}; shards are uncompressed tar files") from error
-    return [(key, place, labels.get(key)) for key, place in images.items()]

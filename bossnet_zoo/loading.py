@@ -66,14 +66,20 @@ class Plan:
             raise UsageError(
                 f"a global batch of {batch} needs {batch} images, there are {num_images}; --global-batch N"
             )
+        if batch < 2 * processes:
+            raise UsageError(
+                f"a global batch of {batch} leaves a process less than two images, of which BN has no statistics; "
+                f"choose --global-batch {2 * processes} or more"
+            )
         even = 2 if recipe.mixes else 1  # Mixup pairs the images of a micro-batch
         for accumulation in range(1, batch // processes + 1):
             size, rest = divmod(batch, processes * accumulation)
             if rest == 0 and size <= limit and size % even == 0:
                 return cls(num_images, recipe.repeats, seed, batch, size, processes, runtime.rank)
         raise UsageError(
-            f"a global batch of {batch} cannot be divided among {processes} processes in{' even' * (even - 1)} batches "
-            f"of at most {limit} images; choose for instance --global-batch {processes * limit}"
+            f"a global batch of {batch} cannot be divided among {processes} process{'es' * (processes > 1)} "
+            f"in{' even' * (even - 1)} batches of at most {limit} images; "
+            f"choose for instance --global-batch {processes * limit}"
         )
 
     @property

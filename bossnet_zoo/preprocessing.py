@@ -11,6 +11,7 @@ from torch import nn
 from .checkpoint import check_fields
 from .errors import UsageError
 
+COLOURS = 3  # red, green, blue: how images are read
 _LARGEST_SIDE, _SMALLEST_CROP = 2**14, 1 / 64  # of an image that a network takes
 
 
@@ -51,6 +52,12 @@ def preprocessing_of(model: nn.Module, input_size: int | None = None) -> dict[st
     """
     config = resolve_model_data_config(model)
     check_preprocessing(config, f"preprocessing of {type(model).__name__}")
+    channels = getattr(model, "in_chans", config["input_size"][0])
+    if channels != COLOURS:
+        raise UsageError(
+            f"this network takes images of {channels} channel{'s' * (channels > 1)}, and images are read in colour; "
+            f"build it with in_chans={COLOURS}"
+        )
     if input_size is not None:
         config["input_size"] = (config["input_size"][0], input_size, input_size)
     return config

@@ -67,6 +67,8 @@ def _check_path(model: str) -> None:
         raise UsageError(f"{model} does not exist; give a run's folder, or a network's name with --weights FILE")
     if path.suffix in _WEIGHTS_FILES:
         raise UsageError(f"{model} does not say which network it is of; type its name, and --weights {model}")
+    if (path / CONFIG).is_file() and (path / LOCAL_WEIGHTS).is_file():
+        raise UsageError(f"{model} is an extracted or published network; type {LOCAL}{model}")
     if not model or path.exists():
         raise UsageError(f"{_no_run(path) if model else 'the name of the model is empty'}; {_NAMES}")
     if "/" in model:

@@ -115,6 +115,9 @@ def search(
     augment: Annotated[str | None, typer.Option(help="In workers, or on the device.")] = None,
     workers: Workers = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the computation on a CPU.")] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Train compiled: minutes of compiling, then faster.")
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path as FilePath
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -81,6 +82,8 @@ def extract(run: FilePath, architecture: str | None, out: FilePath, runtime: Run
     arguments = {"arch": text, **space.model_options()}
     model = build_model(text, num_classes=num_classes, **space.model_options())  # as timm knows it
     model.load_state_dict(inherit(run, text, runtime, num_classes).state_dict())
+    cfg: Any = model.pretrained_cfg
+    cfg["input_size"] = (cfg["input_size"][0], *[resume_settings(run).resolution] * 2)  # that of its weights
     save_local(out, model, arguments)
     return text
 

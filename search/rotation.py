@@ -16,7 +16,7 @@ Shapes: B images, C channels, H x W pixels.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -136,6 +136,13 @@ class RotationTraining(Training):
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         )
+
+    def blocks(self) -> Iterator[tuple[SupernetBlock, Sequence[Path]]]:
+        space = self.setup.space
+        for block in range(space.num_blocks):
+            for entry in trained_entries(space, block):
+                name = Stage(block, entry).name(space)
+                yield self.supernet.blocks[name], space.paths(block, entry)  # type: ignore[misc]
 
     def draw(self, generator: random.Random) -> list[Arch]:
         return [self.setup.space.sample(generator)]

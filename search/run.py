@@ -35,6 +35,7 @@ from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Path, Space
 
+from .compiling import check_compiler, uncompiled
 from .distillation import DistillationTraining
 from .prefix import Chain, FrozenPrefix, Stage, load_prefix, stages_of_block
 from .rating import BlockRatings
@@ -159,6 +160,8 @@ def _open(settings: SearchSettings, out: FilePath, runtime: Runtime, split_file:
         check_num_paths(setup.space, settings)
     settings.check_batch(len(setup.train_images))
     _check_bounds(settings, setup.space)
+    if settings.compile:
+        check_compiler(runtime)
     return setup
 
 
@@ -222,7 +225,8 @@ def _run_stage(
         training = BlockTraining(setup, stage, _load_prefix(setup, chain, calibration))
 
     def rate() -> BlockRatings:
-        rated = training.rate(calibration, limit)
+        with uncompiled(setup.settings.compile):
+            rated = training.rate(calibration, limit)
         texts = _by_text(space, rated.ratings)
         setup.log(stage, "rating", epoch=training.epoch, ratings=texts, elsewhere=rated.elsewhere)
         training.show(best_rating=min(texts.values()), mean_rating=rated.mean, elsewhere=rated.elsewhere)
@@ -259,7 +263,8 @@ def _train_supernet(setup: Setup, table: RatingTable) -> RatingTable:
     training, calibration = RotationTraining(setup), calibration_views(setup)
 
     def rate() -> RatingTable:
-        measured = training.measure(calibration, setup.settings.rating_images)
+        with uncompiled(setup.settings.compile):
+            measured = training.measure(calibration, setup.settings.rating_images)
         rated = rate_by_marginals(setup.space, table, measured)
         for block, tables in enumerate(rated.blocks):
             for entry in trained_entries(setup.space, block):

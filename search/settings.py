@@ -55,6 +55,7 @@ class SearchSettings:
         augment: `workers` or `device`.
         workers: processes that load images.
         threads: of the computation on a CPU, in each process; None for PyTorch's own choice.
+        compile: run the candidate operations compiled while they are trained.
         max_madds, max_params: bounds on the architectures that the search lists in the end.
     """
 
@@ -91,6 +92,7 @@ class SearchSettings:
     augment: Literal["workers", "device"] = "workers"
     workers: int = 4
     threads: int | None = None
+    compile: bool = False
     max_madds: int | None = None
     max_params: int | None = None
 

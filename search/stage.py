@@ -29,6 +29,7 @@ from bossnet_zoo.spaces import Path, Space
 from bossnet_zoo.training_run import open_board, write_board
 
 from .bootstrapping import SiameseSupernet, bootstrap, parameter_groups, target_momentum
+from .compiling import compile_candidates
 from .prefix import FrozenPrefix, Stage
 from .rating import BlockRatings, rate_paths
 from .settings import SearchSettings
@@ -159,6 +160,8 @@ class Training(ABC):
         self.setup, self.stage, self.network, self.pairs = setup, stage, network, pairs
         self.name = stage.name(setup.space)
         self.network.to(setup.runtime.device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        if setup.settings.compile:
+            compile_candidates(self.blocks())
         self.num_steps = setup.settings.epochs * setup.steps_per_epoch
         self.optimizer = self.make_optimizer()
         self.schedule = self.make_schedule()
@@ -190,6 +193,11 @@ class Training(ABC):
     def end_step(self, step: int) -> dict[str, float]:
         """What follows the optimiser's step; returns what the log should say of it."""
         return {}
+
+    def blocks(self) -> Iterator[tuple[SupernetBlock, Sequence[Path]]]:
+        """The weight-sharing blocks in `network`, each with its legal paths."""
+        paths = self.setup.space.paths(self.stage.block, self.stage.entry)
+        return ((module, paths) for module in self.network.modules() if isinstance(module, SupernetBlock))
 
     def text(self, drawn: Any) -> str:
         """The written form of what was drawn."""

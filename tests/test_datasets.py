@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from bossnet_zoo import datasets as bossnet_datasets
 from bossnet_zoo.datasets import ImageSet, count_classes, open_images
 from bossnet_zoo.errors import DataError, UsageError
-from bossnet_zoo.image_sources import ArraySource, expand_shards
+from bossnet_zoo.image_sources import ArraySource
+from bossnet_zoo.shards import expand_shards
 
 
 def picture(brightness: int) -> Image.Image:
@@ -200,7 +201,7 @@ def test_an_empty_folder_is_an_error(tmp_path):
         open_images(str(tmp_path), "train")
 
 
-@pytest.mark.parametrize("source", ["no/such/folder", "digit", "hf:"])
+@pytest.mark.parametrize("source", ["no/such/folder", "imagenet", "hf:"])
 def test_an_unknown_source_says_what_is_allowed(source):
     with pytest.raises(UsageError, match=r"no folder and no known name; allowed: digits, digits:hard, cifar10"):
         open_images(source, "train")
@@ -263,6 +264,33 @@ def test_shards_in_a_tree_are_used_as_divided(tmp_path):
     write_shard(tmp_path / "train" / "00.tar", range(4))
     write_shard(tmp_path / "test" / "00.tar", range(4, 6))
     assert red(open_images(str(tmp_path), "test")) == [4, 5]
+
+
+def test_shards_in_one_folder_are_divided_by_their_names(tmp_path):
+    for name, numbers in (("net-train-00", range(4)), ("net-train-01", range(4, 6)), ("net-val-00", range(6, 8))):
+        write_shard(tmp_path / f"{name}.tar", numbers)
+    assert red(open_images(str(tmp_path), "train")) == [0, 1, 2, 3, 4, 5]
+    assert red(open_images(str(tmp_path), "test")) == [6, 7]
+    write_shard(tmp_path / "more.tar", range(8, 10))  # of neither side
+    assert len(open_images(str(tmp_path), "all")) == 10
+
+
+def test_a_csv_can_be_given_itself(tmp_path):
+    for number in range(5):
+        picture(number).save(tmp_path / f"{number}.png")
+    (tmp_path / "some.csv").write_text("".join(f"{number}.png,{number % 2}\n" for number in (4, 2, 1)))
+    (tmp_path / "others.csv").write_text("0.png,x\n")
+    images = open_images(str(tmp_path / "some.csv"), "all")
+    assert (red(images), images.labels) == ([4, 2, 1], [0, 0, 1])
+
+
+def test_a_class_without_images_is_named(tmp_path, capfd):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    picture(1).save(tmp_path / "a" / "1.png")
+    picture(2).save(tmp_path / "c" / "2.png")
+    assert open_images(str(tmp_path), "all").labels == [0, 2]
+    assert "1 classes have no images" in " ".join(capfd.readouterr().err.split())
 
 
 def test_shards_without_labels_are_unlabelled(tmp_path):

@@ -72,6 +72,21 @@ def test_fewer_than_five_classes_have_a_top5_too(shades):
     assert accuracy.top5 == 100.0
 
 
+def test_an_unreadable_image_is_left_out_of_the_accuracy(shades):
+    (shades / "2" / "a.png").write_text("no image")
+    images = open_images(str(shades), "all")
+    seen = []
+
+    def one_class_too_high_above_3(x):
+        seen.append(len(x))
+        found = (x.mean(dim=(1, 2, 3)) * 255 / 30).round()
+        return -(torch.arange(8)[None] - (found + (found == 3))[:, None]).abs()  # the one that would stand in for it
+
+    accuracy = measure_accuracy(one_class_too_high_above_3, images, PREPROCESSING, CPU, batch=3)
+    assert (accuracy.images, accuracy.top1) == (7, pytest.approx(100 * 6 / 7))
+    assert images.num_unreadable == 1
+
+
 def test_labels_that_the_network_does_not_know_are_an_error(shades):
     images = open_images(str(shades), "all")
     with pytest.raises(DataError, match="labels up to 7, and the network tells 4 classes apart"):
@@ -228,6 +243,18 @@ def test_a_trained_run_is_evaluated_by_its_folder_alone(trained, tmp_path):
     assert len(rows) == 2
     assert float(rows[1]["top1"]) == pytest.approx(last["ema_top1"], abs=1e-3)
     assert rows[0]["img_size"] == "16"
+    assert [(row["weights"], row["data"], row["part"]) for row in rows] == [
+        ("best", "digits", "test"),
+        ("ema", "digits", "test"),
+    ]
+
+
+def test_an_older_table_of_evaluations_gains_columns(trained, tmp_path):
+    (tmp_path / "eval.csv").write_text("model,top1\nnet,50.0\n")
+    run("eval", str(trained), "--out", str(tmp_path))
+    with open(tmp_path / "eval.csv", newline="") as file:
+        old, new = csv.DictReader(file)
+    assert (old["model"], old["top1"], old["weights"], new["weights"]) == ("net", "50.0", "", "best")
 
 
 def test_another_input_size_is_honoured(trained, tmp_path):
@@ -291,6 +318,13 @@ def test_wrong_requests_say_what_to_type(arguments, message):
 def test_a_run_takes_no_options_of_a_network(trained):
     with pytest.raises(UsageError, match="is a run, and its network is as it was trained; leave out --option"):
         open_model(str(trained), base_width=8)
+
+
+def test_a_network_of_another_number_of_colours_is_refused(tmp_path):
+    grey = ("train", "4c-8c", "--option", "base_width=4", "--option", "in_chans=1")
+    with pytest.raises(UsageError, match=r"takes images of 1 channel, and images are read in colour; .*in_chans=3"):
+        run(*grey, "--data", "digits", "--recipe", "bossnet-t", "--smoke", "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_replaced_by_what_begins_from_it(trained):

@@ -62,6 +62,12 @@ def test_the_extracted_folder_loads_as_a_timm_model_without_the_search(run, tmp_
         torch.testing.assert_close(loaded.forward_features(images), expected.forward_features(images))
 
 
+def test_the_extracted_network_wants_images_of_the_size_that_it_was_trained_at(run, tmp_path):
+    extract(run, None, tmp_path / "net", CPU)
+    model = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True)
+    assert model.pretrained_cfg["input_size"] == (3, 32, 32)
+
+
 def test_no_code_of_the_search_is_needed_to_load_it(run, tmp_path):
     extract(run, None, tmp_path / "model", CPU, num_classes=5)
     program = """

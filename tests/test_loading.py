@@ -34,6 +34,11 @@ def test_mixing_needs_even_micro_batches():
         Plan.make(100, replace(BOSSNET_T, global_batch=15), 0, CPU, limit=15)
 
 
+def test_a_batch_of_one_image_has_no_statistics():
+    with pytest.raises(UsageError, match=r"leaves a process less than two images.*choose --global-batch 2 or more"):
+        Plan.make(100, replace(BOSSNET_T, global_batch=1), 0, CPU)
+
+
 def test_too_few_images_for_one_step_are_an_error():
     with pytest.raises(UsageError, match=r"a global batch of 1024 needs 1024 images, there are 20; --global-batch N"):
         Plan.make(20, BOSSNET_T, 0, CPU)

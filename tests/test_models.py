@@ -290,6 +290,15 @@ def test_build_makes_networks_of_any_space(name):
     assert model(torch.empty(2, 1, 64, 64, device="meta")).shape == (2, 5)
 
 
+@pytest.mark.parametrize(("name", "generic"), [("bossnet_t0", "hytra"), ("bossnet_m2", "mbconv")])
+def test_a_name_keeps_its_architecture(name, generic):
+    with pytest.raises(UsageError, match=f"another architecture is: create_model\\('{generic}', arch=...\\)"):
+        timm.create_model(name, arch="4c-8c")
+    for options in ({"num_classes": -1}, {"in_chans": 0}):
+        with pytest.raises(UsageError, match="it must be at least"):
+            timm.create_model(name, **options)
+
+
 def test_build_refuses_what_is_no_architecture():
     with pytest.raises(UsageError, match="'4c-8c' is no architecture"):
         models.build("4c-8c")

@@ -221,11 +221,10 @@ default_cfgs = generate_default_cfgs(
 # --- timm entry points
 
 
-def _create(variant: str, pretrained: bool, arch: str, **kwargs: Any) -> HyTra:
-    kwargs = {"arch": arch, **kwargs}
-    num_stages = HyTraArch.parse(str(kwargs["arch"])).last_scale + 1
+def _create(variant: str, pretrained: bool, arch: str, /, **kwargs: Any) -> HyTra:
+    num_stages = HyTraArch.parse(str(arch)).last_scale + 1
     feature_cfg = {"out_indices": tuple(range(1, num_stages + 1))}
-    return build_variant(HyTra, variant, pretrained, recipe="bossnet-t", feature_cfg=feature_cfg, **kwargs)
+    return build_variant(HyTra, variant, pretrained, arch, recipe="bossnet-t", feature_cfg=feature_cfg, **kwargs)
 
 
 BOSSNET_T = "4c-8c-16cccac-32aaacaaaaa"

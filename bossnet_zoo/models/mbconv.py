@@ -36,6 +36,7 @@ from ..spaces.mbconv import (
     MBConvSpace,
     scale_channels,
 )
+from .network import require
 from .weights import LoadsWeightFiles, build_variant, imagenet_cfg
 
 # --- the network in timm's notation, `ir_r1_k3_s2_e6_c24_se0.25`
@@ -134,6 +135,7 @@ class MBConvNet(LoadsWeightFiles, EfficientNet):
         drop_path_rate: float = 0.0,
     ):
         arch = MBConvArch.parse(arch) if isinstance(arch, str) else arch
+        require(num_classes=(num_classes, 0), in_chans=(in_chans, 1))
         if output_stride not in (8, 16, 32):
             raise UsageError(f"output_stride {output_stride} is not possible for {arch}; allowed: 8, 16, 32")
         super().__init__(
@@ -173,9 +175,9 @@ default_cfgs = generate_default_cfgs(
 # --- timm entry points
 
 
-def _create(variant: str, pretrained: bool, arch: str, **kwargs: Any) -> MBConvNet:
-    kwargs = {"arch": arch, "feature_cfg": {"flatten_sequential": True}, **kwargs}
-    return build_variant(MBConvNet, variant, pretrained, recipe="bossnet-m", **kwargs)
+def _create(variant: str, pretrained: bool, arch: str, /, **kwargs: Any) -> MBConvNet:
+    kwargs = {"feature_cfg": {"flatten_sequential": True}, **kwargs}
+    return build_variant(MBConvNet, variant, pretrained, arch, recipe="bossnet-m", **kwargs)
 
 
 BOSSNET_M1 = "11-0110-0111-1100-0110"

@@ -202,5 +202,5 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def nats_size(pretrained: bool = False, arch: str = "64:64:64:64:64", **kwargs: Any) -> NatsNet:
     """Any network of NATS-Bench's size space: `timm.create_model("nats_size", arch="8:16:24:32:64")`."""
-    kwargs = {"arch": arch, "feature_cfg": {"out_indices": (0, 1, 2), "flatten_sequential": True}, **kwargs}
-    return build_variant(NatsNet, "nats_size", pretrained, recipe="bossnet-m", **kwargs)
+    kwargs = {"feature_cfg": {"out_indices": (0, 1, 2), "flatten_sequential": True}, **kwargs}
+    return build_variant(NatsNet, "nats_size", pretrained, arch, recipe="bossnet-m", **kwargs)

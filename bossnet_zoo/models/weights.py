@@ -24,7 +24,7 @@ from timm.models._hub import get_cache_dir
 from torch import Tensor, nn
 
 from ..checkpoint import load_weights
-from ..errors import BossNetError, CheckpointError, DamagedFileError, NoWeightsError
+from ..errors import BossNetError, CheckpointError, DamagedFileError, NoWeightsError, UsageError
 
 LOCAL_WEIGHTS = "model.safetensors"  # in a folder that timm's `local-dir:` opens
 _KEYS = {"model": ("model", "state_dict"), "model_ema": ("model_ema", "state_dict_ema")}
@@ -43,6 +43,8 @@ def read_weights(path: str | Path, which: str = "model") -> dict[str, Tensor]:
         CheckpointError: it is missing, wants to unpickle more than is safe, or holds no such weights.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the file of weights in it, as in {path / 'best.safetensors'}")
     if not path.is_file():
         raise CheckpointError(f"weights file {path} does not exist")
     content = load_weights(path) if path.suffix == ".safetensors" else _read_pickle(path)
@@ -174,21 +176,29 @@ def imagenet_cfg(**values: Any) -> dict[str, Any]:
     }
 
 
-def build_variant(model_cls: type[nn.Module], variant: str, pretrained: bool, recipe: str, **kwargs: Any) -> Any:
+def build_variant(
+    model_cls: type[nn.Module], variant: str, pretrained: bool, arch: str, /, recipe: str, **kwargs: Any
+) -> Any:
     """What every entry point calls: timm's `build_model_with_cfg`, with files of weights read by `read_weights`.
 
     Args:
         model_cls: the network's class, which `LoadsWeightFiles`.
         variant: registered name.
         pretrained: load the weights that `pretrained_cfg` tells of.
+        arch: the variant's architecture.
         recipe: with which `bossnet train` trains such a network; named where there are no weights.
         kwargs: as for `build_model_with_cfg`.
 
     Raises:
+        UsageError: another `arch` among `kwargs`.
         NoWeightsError: `pretrained` of a name that has no published weights.
         CheckpointError: weights that cannot be read or do not fit.
         BossNetError: weights that cannot be downloaded.
     """
+    if "arch" in kwargs:
+        generic = {"HyTra": "hytra", "MBConvNet": "mbconv"}[model_cls.__name__]
+        raise UsageError(f"{variant} is {arch}; another architecture is: create_model({generic!r}, arch=...)")
+    kwargs["arch"] = arch
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), overlay)
     if pretrained and not (cfg.has_weights or cfg.state_dict):
@@ -206,5 +216,6 @@ def build_variant(model_cls: type[nn.Module], variant: str, pretrained: bool, re
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
         raise BossNetError(
             f"the weights of {variant} could not be downloaded from {cfg.url}: {error}; "
-            "with a copy of the file, type --weights PATH, or in Python pass pretrained_cfg_overlay=dict(file=PATH)"
+            "with a copy of the file, type --weights PATH (train: --init PATH), or in Python pass "
+            "pretrained_cfg_overlay=dict(file=PATH)"
         ) from error

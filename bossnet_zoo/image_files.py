@@ -1,0 +1,64 @@
+"""Image files: which there are, and what is raised for those that cannot be read."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from .errors import UsageError
+
+# What Pillow raises for files that are damaged, cut short, absurdly large or no images at all.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Image files."""
+
+    paths: Sequence[str]
+    labels: Sequence[int] | None
+    class_names: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> Image.Image:
+        with open(self.paths[index], "rb") as file:
+            image = Image.open(file)
+            image.load()
+        return image
+
+    def describe(self, index: int) -> str:
+        return self.paths[index]
+
+
+def image_files(root: Path) -> list[str]:
+    found = []
+    for parent, folders, files in os.walk(root, followlinks=True):
+        folders.sort()
+        found += [os.path.join(parent, name) for name in sorted(files) if name.lower().endswith(IMAGE_SUFFIXES)]
+    return found
+
+
+def expand_folders(paths: Sequence[str]) -> list[str]:
+    """Image files as they are, and for each folder all images in it and below.
+
+    Raises:
+        UsageError: something does not exist, or a folder has no images.
+    """
+    files = []
+    for path in paths:
+        if not os.path.exists(path):
+            raise UsageError(f"{path} does not exist; give image files or folders of them")
+        found = image_files(Path(path)) if os.path.isdir(path) else [path]
+        if not found:
+            raise UsageError(f"{path} has no images ({', '.join(IMAGE_SUFFIXES)}); give another folder")
+        files += found
+    return files
