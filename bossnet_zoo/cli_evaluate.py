@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console
+from .checkpoint import check_folder
 from .commands import (
     TRAIN_EXAMPLE,
     AsJson,
@@ -46,7 +47,7 @@ def evaluate(
     data: Data = None,
     weights: Weights = None,
     input_size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels of a side; by default the network's own.")
+        int | None, typer.Option(min=1, max=8192, help="Pixels of a side; by default the network's own.")
     ] = None,
     part: Annotated[
         str,
@@ -77,20 +78,21 @@ def evaluate(
     data = data or (load_config(model)["data"] if is_run(model) else None)
     if data is None:
         raise UsageError("--data is missing; for instance: bossnet eval bossnet_t0 --data IMAGENET")
+    is_folder = is_run(model) and Path(model).is_dir()
+    folder = out or (Path(model) if is_folder else Path())
+    check_folder(folder)
     with Runtime.open(_torch_device(model, device), precision) as runtime:
         images = open_images(data, part, strict=strict_images)
-        if runtime.is_main and is_run(model):
-            _compare_classes(load_config(model)["class_names"], images)
         classifier = _open_classifier(model, weights, parse_options(option), runtime, device, input_size)
+        if runtime.is_main:
+            _compare_classes(classifier.class_names, images)
         how: Any = {"batch": batch, "workers": workers, "description": f"{images.name}, {part}"}
         accuracy = measure_accuracy(classifier.logits, images, classifier.preprocessing, runtime, **how)
         if not runtime.is_main:
             return
     row = timm_row(classifier, accuracy)
-    is_folder = is_run(model) and Path(model).is_dir()
     weights = weights or ("best" if is_folder else None)
     about = {"data": data, "part": part, "weights": weights, "unreadable": images.num_unreadable}
-    folder = out or (Path(model) if is_folder else Path())
     write_evaluation(folder, row, accuracy, about | {"runtime": runtime.description})
     if as_json:
         print_json({**row, **asdict(accuracy), **about})
@@ -137,11 +139,13 @@ def predict(
             print(f"  {100 * entry['probability']:6.2f} %  {entry['name']}")
 
 
-def _compare_classes(trained_on: Sequence[str] | None, images: ImageSet) -> None:
-    """Say so where images are of other classes than a run's."""
-    if trained_on and images.class_names and tuple(trained_on) != tuple(images.class_names):
+def _compare_classes(known: Sequence[str], images: ImageSet) -> None:
+    """Say so where images are of other classes than the network's; ImageNet's have names of two kinds."""
+    named = images.class_names
+    if named and tuple(known) != tuple(named) and not len(known) == len(named) == 1000:
         console.note(
-            f"{images.name} has other classes than the network was trained on; they are compared by their number"
+            f"{images.name} has {len(named)} classes and other names than the network's {len(known)}; "
+            "they are compared by their number"
         )
 
 
@@ -156,7 +160,10 @@ def _open_classifier(
     model: str, weights: str | None, options: dict[str, Any], runtime: Any, device: str, input_size: int | None = None
 ) -> Any:
     """A network for `eval` and `predict`: exported, or in PyTorch."""
+    import torch
+
     from .evaluate import Classifier
+    from .export.metadata import UNTRAINED_NOTE
     from .export.sessions import is_exported, open_session, predictor
     from .runs import open_model
 
@@ -164,5 +171,9 @@ def _open_classifier(
         return Classifier.of(open_model(model, weights, **options), runtime, model, input_size)
     if weights or options or input_size:
         raise UsageError(f"{model} is exported as it is; leave out --weights, --option and --input-size")
+    if runtime.amp_dtype != torch.float32:
+        raise UsageError(f"{model} has its precision in its graph; leave out --precision")
     session = open_session(model, device)
+    if UNTRAINED_NOTE in session.metadata.notes:
+        console.note(f"{model}: {UNTRAINED_NOTE}")
     return Classifier(model, predictor(session), session.metadata.data_config, session.metadata.class_names)

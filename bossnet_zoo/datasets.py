@@ -18,6 +18,7 @@ from __future__ import annotations
 import difflib
 import operator
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ from . import console, image_sources
 from .checkpoint import load_json, reading, save_json
 from .determinism import seeded
 from .errors import DataError, UnknownDataError, UsageError
-from .image_files import UNREADABLE
+from .image_files import UNREADABLE, to_rgb
 from .image_sources import Source
 from .shards import shards
 
@@ -41,6 +42,7 @@ PARTS = ("search-train", "search-val", "train", "test", "all")
 NAMES = ("digits", "digits:hard", "cifar10", "cifar100")
 MAX_SEARCH_VAL = 50_000
 UNLABELLED = -1
+MANY = 10  # images that cannot be read, after which they are no longer named
 DATA_HINT = (
     "allowed: digits, digits:hard, cifar10[:FOLDER], cifar100[:FOLDER], hf:NAME[:CONFIG], a folder of images "
     "(train/CLASS/*.jpg, CLASS/*.jpg, with a CSV, or without labels), a CSV, or shards such as data/{000..012}.tar"
@@ -105,7 +107,7 @@ class ImageSet:
         for step in range(len(self)):
             place = int(self.indices[(index + step) % len(self)])
             try:
-                image = _to_rgb(self.source.read(place))
+                image = to_rgb(self.source.read(place))
             except UNREADABLE as error:
                 self._report(place, error, replace)
                 continue
@@ -115,12 +117,17 @@ class ImageSet:
         raise DataError(f"{self.name}: none of its {len(self)} images can be read")
 
     def _report(self, place: int, error: BaseException, replace: bool) -> None:
-        message = f"{self.source.describe(place)} cannot be read as an image: {error}"
+        reason = re.sub(" <.*>", "", str(error))  # without the address of a buffer in memory
+        message = f"{self.source.describe(place)} cannot be read as an image: {reason}"
         if self.strict:
             raise DataError(f"{message}; remove it, or leave out --strict-images") from error
-        if not self.unreadable[place]:
-            self.unreadable[place] = True
+        if self.unreadable[place]:
+            return
+        self.unreadable[place] = True
+        if self.num_unreadable < MANY:
             console.note(f"{message}; {'the next readable image takes its place' if replace else 'it is left out'}")
+        elif self.num_unreadable == MANY:
+            console.note(f"{message}; {MANY} images of {self.name} so far; further ones are only counted")
 
     def require_labels(self, purpose: str) -> list[int]:
         """The labels. Raises `DataError` if there are none; `purpose` says what needs them, as in "training"."""
@@ -128,7 +135,7 @@ class ImageSet:
         if labels is None:
             raise DataError(
                 f"{self.name} has no labels, and {purpose} needs them; put the images into one folder per class, "
-                "or add a CSV with a file name and a label in each row"
+                "or add a CSV with a file name and a label in each row (in shards: KEY.cls beside KEY.jpg, a number)"
             )
         return labels
 
@@ -167,12 +174,6 @@ class Images(Dataset):
         else:
             image = self.transform(image)
         return image, label if self.target is None else self.target(label)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
 
 
 def open_images(

@@ -18,7 +18,7 @@ from . import console
 from .checkpoint import save_json, save_text
 from .datasets import UNLABELLED, ImageSet
 from .errors import DataError
-from .image_files import UNREADABLE, FileSource, expand_folders
+from .image_files import UNREADABLE, FileSource, expand_folders, to_rgb
 from .loading import DEVICE_BATCH, count_workers, eval_batches, eval_transform, load
 from .preprocessing import preprocessing_of
 from .runs import class_names_of
@@ -128,7 +128,7 @@ def timm_row(classifier: Classifier, accuracy: Accuracy) -> dict[str, Any]:
         "top1_err": round(100 - accuracy.top1, 4),
         "top5": round(accuracy.top5, 4),
         "top5_err": round(100 - accuracy.top5, 4),
-        "param_count": round(classifier.num_params / 1e6, 2),
+        "param_count": round(classifier.num_params / 1e6, 2) if classifier.num_params else None,
         "img_size": classifier.preprocessing["input_size"][-1],
         "crop_pct": classifier.preprocessing["crop_pct"],
         "interpolation": classifier.preprocessing["interpolation"],
@@ -171,7 +171,7 @@ def classify(
     answers = []
     for index, file in enumerate(files):
         try:
-            image = source.read(index).convert("RGB")
+            image = to_rgb(source.read(index))
         except UNREADABLE as error:
             reason = f"{file} cannot be read as an image ({getattr(error, 'strerror', None) or error})"
             if strict or len(files) == 1:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from .errors import UsageError
@@ -16,6 +17,16 @@ from .errors import UsageError
 # What Pillow raises for files that are damaged, cut short, absurdly large or no images at all.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in 8-bit colour; grey of 16 bits is scaled, where Pillow alone would cut it off at 255."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image)
+        image = Image.fromarray((grey // 256 if grey.max(initial=0) > 255 else grey).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,12 @@ class FileSource:
 
 def image_files(root: Path) -> list[str]:
     found = []
+    seen: set[str] = set()  # a link may lead back
     for parent, folders, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         found += [os.path.join(parent, name) for name in sorted(files) if name.lower().endswith(IMAGE_SUFFIXES)]
     return found

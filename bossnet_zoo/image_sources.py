@@ -23,6 +23,8 @@ from .errors import DataError, UsageError
 from .image_files import IMAGE_SUFFIXES, FileSource, image_files
 from .shards import TarSource, read_shards
 
+_FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_path", "img")
+_LABEL_COLUMNS = ("label", "class", "target", "category")
 TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("val", "validation", "valid", "test")
 
 
@@ -247,21 +249,24 @@ def _csv(table: Path, tables: Sequence[Path]) -> FileSource:
 
 
 def _rows(table: Path) -> list[tuple[str, str]]:
-    """File and label of each row; further columns are ignored, and so is a header."""
+    """File and label of each row: the columns that a header calls so, else the first two; others are ignored."""
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(f"{table} cannot be read as CSV in UTF-8: {error}; save it anew in that form") from error
-    if rows and not rows[0][0].lower().endswith(IMAGE_SUFFIXES):
-        rows = rows[1:]
+    file_at, label_at = 0, 1
+    if rows and not any(cell.strip().lower().endswith(IMAGE_SUFFIXES) for cell in rows[0]):
+        header = [cell.strip().lower() for cell in rows.pop(0)]
+        file_at = next((header.index(name) for name in _FILE_COLUMNS if name in header), 0)
+        label_at = next((header.index(name) for name in _LABEL_COLUMNS if name in header), 1)
     if not rows:
         raise DataError(f"{table} names no images; each row is a file name and a label, as in: 0001.png,cat")
-    if short := [row for row in rows if len(row) < 2 or not row[1].strip()]:
+    if short := [row for row in rows if len(row) <= max(file_at, label_at) or not row[label_at].strip()]:
         raise DataError(
             f"{table}: {short[0][0]} has no label; each row is a file name and a label, as in: 0001.png,cat"
         )
-    return [(row[0].strip(), row[1].strip()) for row in rows]
+    return [(row[file_at].strip(), row[label_at].strip()) for row in rows]
 
 
 def _natural(name: str) -> tuple[int, int, str]:

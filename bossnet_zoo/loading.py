@@ -79,7 +79,7 @@ class Plan:
         raise UsageError(
             f"a global batch of {batch} cannot be divided among {processes} process{'es' * (processes > 1)} "
             f"in{' even' * (even - 1)} batches of at most {limit} images; "
-            f"choose for instance --global-batch {processes * limit}"
+            f"choose for instance --global-batch {batch - batch % (processes * even)}"
         )
 
     @property

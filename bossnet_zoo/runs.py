@@ -268,7 +268,8 @@ def load_run(path: str | Path, weights: str = "best") -> tuple[nn.Module, dict[s
 
 def build_trained(path: Path, config: Mapping[str, Any]) -> nn.Module:
     """The network of a training run, with its preprocessing and class names but without its weights."""
-    overlay = config["preprocessing"] | {"label_names": config["class_names"], "num_classes": config["num_classes"]}
+    overlay = config["preprocessing"] | {"num_classes": config["num_classes"], "label_names": config["class_names"]}
+    overlay["tag"] = ""  # not that of the name's own weights
     with reading(_config_file(path), "run's settings"):
         return build_model(
             config["model"],
@@ -315,6 +316,8 @@ def open_model(model: str | Arch, weights: str | None = None, **options: Any) ->
         NoWeightsError: a network without published weights.
         CheckpointError: weights that are missing, damaged or do not fit.
     """
+    if weights is not None and weights not in WEIGHTS and not Path(weights).exists():
+        raise unknown("weights", weights, WEIGHTS, "or a file of them, which this is not")
     if isinstance(model, str) and is_run(model):
         if options:
             raise UsageError(f"{model} is a run, and its network is as it was trained; leave out --option")
@@ -324,7 +327,8 @@ def open_model(model: str | Arch, weights: str | None = None, **options: Any) ->
         load_strictly(network, read_weights(weights), weights)
         return network
     if weights is None or weights in ("model", "ema"):
-        tag = ".ema_in1k" if weights == "ema" and isinstance(model, str) else ""
+        is_published = isinstance(model, str) and list_pretrained(f"{model}.ema*")
+        tag = ".ema_in1k" if weights == "ema" and is_published else ""
         try:
             return build_model(f"{model}{tag}" if tag else model, pretrained=True, **options).eval()
         except NoWeightsError as error:

@@ -97,7 +97,14 @@ def _scan_shard(shard: str) -> list[tuple[str, tuple[str, int, int], int | None]
                 if f".{suffix}".lower().endswith(IMAGE_SUFFIXES):
                     images[key] = (shard, member.offset_data, member.size)
                 elif suffix == "cls":
-                    labels[key] = int(tar.extractfile(member).read())  # type: ignore[union-attr]
+                    labels[key] = _label(tar.extractfile(member).read(), f"{member.name} in {shard}")  # type: ignore[union-attr]
     except (tarfile.TarError, ValueError) as error:
         raise DataError(f"shard {shard} cannot be read: {error}; shards are uncompressed tar files") from error
     return [(key, place, labels.get(key)) for key, place in images.items()]
+
+
+def _label(text: bytes, name: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise DataError(f"{name} holds {text[:20]!r}; a label is the number of a class, counted from 0") from None

@@ -347,7 +347,8 @@ def _announce(job: Job, state: State) -> None:
     )
     console.note(
         f"a step: {plan.global_batch} images = {plan.world_size} x {plan.accumulation} x {plan.device_batch} "
-        f"(processes x accumulation x images at once); {plan.steps} steps an epoch, {job.recipe.epochs} epochs"
+        f"(processes x accumulation x images at once); {plan.steps} steps an epoch, "
+        f"{job.recipe.epochs} epoch{'s' * (job.recipe.epochs > 1)}"
     )
     if state.epoch or state.step:
         console.note(f"resuming in epoch {state.epoch + 1} after {state.step} of {plan.steps} steps")

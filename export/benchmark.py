@@ -126,7 +126,7 @@ def benchmark_file(path: Path, *, batches: Sequence[int], device: str, threads: 
     options = GraphOptions(pixels=session.metadata.pixels)
     rows = []
     for batch in batches:
-        row = Row(session.metadata.model, path.suffix[1:], session.metadata.precision, batch, note=session.runtime)
+        row = Row(path.name, path.suffix[1:], session.metadata.precision, batch, note=session.runtime)
         images = _noise(session.metadata, options, batch)
         try:
             session(images)

@@ -23,7 +23,7 @@ app = typer.Typer()
 MODEL = "A run's folder, one of its .safetensors, a timm name, or an architecture."
 Untrained = Annotated[bool, typer.Option("--untrained", help="Fresh random weights: enough to measure speed.")]
 Calib = Annotated[
-    str | None, typer.Option(metavar="DATA", help="Images that show INT8 the range of values; also compared on.")
+    str | None, typer.Option(metavar="DATA", help="Images that show INT8 the range of values; others are compared on.")
 ]
 
 
@@ -75,7 +75,7 @@ def export(
     """Write a network as ONNX or TensorRT, compared with PyTorch.
 
     Ends with exit code 3 where the file does not compute what PyTorch does, or not in the precision asked for. Whatever
-    goes wrong, no file is left under its final name.
+    goes wrong, no half or wrong file is left; those that were finished and compared before stay.
     """
     if formats:
         _print_formats(as_json)
@@ -113,7 +113,7 @@ def export(
     request.check()
     check_folder(out)
     network = _open(model, weights, option, untrained)
-    _print_reports(export_network(network, _name(model), out, request), as_json, triton)
+    _print_reports(export_network(network, _name(model), out, request), as_json, triton and triton / _name(model))
 
 
 @command(app, "bossnet benchmark bossnet_m1 --untrained --batch 1,8 --threads 2")
@@ -150,6 +150,8 @@ def benchmark(
     from .benchmark_table import comma_separated, markdown
     from .sessions import is_exported
 
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other; leave one out")
     if not 0 <= seconds < float("inf"):
         raise UsageError(f"--seconds {seconds} is not possible; type a number, as in 3")
     if is_exported(model):
@@ -231,8 +233,9 @@ def _precision(**flags: bool) -> str:
 
 
 def _open(model: str, weights: str | None, option: list[str] | None, untrained: bool) -> Any:
-    from bossnet_zoo.runs import build_model, open_model
+    from bossnet_zoo.runs import build_model, is_run, open_model
 
+    from .metadata import UNTRAINED
     from .sessions import is_exported
 
     if is_exported(model):
@@ -240,8 +243,12 @@ def _open(model: str, weights: str | None, option: list[str] | None, untrained: 
             f"{model} is exported already; give the network it came from: a name, an architecture or a run"
         )
     options = parse_options(option)
+    if untrained and is_run(model):
+        raise UsageError(f"{model} is a run and has its weights; leave out --untrained")
     if untrained:
-        return build_model(model, **options).eval()
+        network: Any = build_model(model, **options).eval()
+        network.pretrained_cfg["tag"] = UNTRAINED
+        return network
     try:
         return open_model(model, weights, **options)
     except NoWeightsError as error:
@@ -325,6 +332,8 @@ def _print_reports(reports: list[ExportReport | EngineReport], as_json: bool, tr
             print(f"  {report.builder}, for {report.gpu or 'RTX GPUs'}; smallest, best, largest input: {shapes}")
             if report.reused:
                 console.note(f"{report.file} lay there already, built from the same file with the same options")
+    if triton:
+        print(f"{triton}  for Triton, with what it serves in 1/")
     last = reports[-1].file
     where = "" if isinstance(reports[-1], ExportReport) else "on a machine with its GPU, "
     console.note(f"next: {where}bossnet predict {last} IMAGE; bossnet benchmark {last}")

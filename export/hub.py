@@ -6,6 +6,7 @@ files to the byte, and so publishing it twice changes nothing.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from bossnet_zoo.checkpoint import remove_leftovers, save_text
+from bossnet_zoo import console
+from bossnet_zoo.checkpoint import is_leftover, make_folder, remove_leftovers, save_text
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.models.weights import LOCAL_WEIGHTS
 from bossnet_zoo.runs import CONFIG, class_names_of, is_run, load_run, resolve_model, save_local
@@ -70,6 +72,8 @@ def write_repository(
         ExportError: an ONNX file that does not compute what PyTorch does.
     """
     check_repo(repo)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
+        raise UsageError(f"--license {license!r} is no name of a licence; the Hub spells them as in apache-2.0 or mit")
     name = repo.partition("/")[2]
     if is_run(source):
         model, config = load_run(source, weights)
@@ -81,7 +85,7 @@ def write_repository(
             f"{source!r} is neither the folder of a training run nor a published model ({', '.join(published())}); "
             "train one with: bossnet train MODEL --data DATA --out RUN"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     remove_leftovers(folder)
     exported: tuple[OnnxFile, ...] = ()
     if onnx:
@@ -94,7 +98,12 @@ def write_repository(
     )
     save_local(folder, model, arguments, class_names_of(model))
     save_text(folder / README, render(card))
-    return Publication(folder, (CONFIG, LOCAL_WEIGHTS, README, *(file.path for file in exported)))
+    files = (CONFIG, LOCAL_WEIGHTS, README, *(file.path for file in exported))
+    there = (file for file in sorted(folder.rglob("*")) if file.is_file() and not is_leftover(file))
+    own = {*files, *(f"{file.path}.json" for file in exported)}
+    if others := [file for file in there if file.relative_to(folder).as_posix() not in own]:
+        console.note(f"not part of it, though it lies in {folder} too: {', '.join(str(file) for file in others[:3])}")
+    return Publication(folder, files)
 
 
 def upload(publication: Publication, repo: str, *, private: bool = False, endpoint: str | None = None) -> Publication:
@@ -123,8 +132,11 @@ def upload(publication: Publication, repo: str, *, private: bool = False, endpoi
         )
     except Exception as error:  # every major version of huggingface_hub has another HTTP library's exceptions
         reason = str(error).strip().splitlines()[0]
-        raise BossNetError(
-            f"publishing to {repo} failed: {reason}; the repository is as it was; "
-            f"type the command again, or upload {publication.folder} by hand"
-        ) from error
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        remedies = {
+            401: "the Hub does not know this token; type hf auth login",
+            403: f"this token may not write to {repo}; type hf auth login with one that may",
+        }
+        remedy = remedies.get(status or 0, f"type the command again, or upload {publication.folder} by hand")
+        raise BossNetError(f"publishing to {repo} failed: {reason}; the repository is as it was; {remedy}") from error
     return Publication(publication.folder, publication.files, commit.commit_url)

@@ -6,6 +6,7 @@ import numpy as np
 from timm.data import create_transform
 
 from bossnet_zoo.datasets import ImageSet, open_images
+from bossnet_zoo.errors import DataError
 
 from .metadata import Metadata
 
@@ -43,6 +44,12 @@ def calibration_batches(
         UsageError: an unknown source.
         DataError: no images.
     """
-    parts = (open_images(source, part) for part in ("train", "test"))
+    try:
+        parts = [open_images(source, part) for part in ("train", "test")]
+    except DataError as error:
+        raise DataError(
+            f"--calib: {error}; its images for training calibrate, those for testing (a fifth where none are set "
+            "apart) are compared on"
+        ) from error
     calibration, comparison = (image_batches(images, metadata, count, batch) for images in parts)
     return calibration, comparison

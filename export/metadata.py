@@ -24,6 +24,10 @@ _PACKAGES = ("bossnet-zoo", "torch", "timm", "onnx", "onnxscript")
 CHECKSUM = "checksum"  # an entry beside the fields below
 
 
+UNTRAINED = "random"  # tag of a network that was exported with random weights
+UNTRAINED_NOTE = "its weights are random (--untrained), and its answers mean nothing"
+
+
 @dataclass(frozen=True)
 class Metadata:
     """Everything needed to prepare images for a network and to read its answers.
@@ -94,6 +98,7 @@ class Metadata:
             interpolation=config["interpolation"],
             class_names=tuple(class_names),
             weights_sha256=hash_weights(model),
+            notes=(UNTRAINED_NOTE,) if pretrained_cfg.get("tag") == UNTRAINED else (),
             versions=_installed(_PACKAGES),
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bossnet_zoo.checkpoint import load_json, reading
+from bossnet_zoo.checkpoint import check_folder, load_json, reading
 from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import CheckpointError, UsageError
 from bossnet_zoo.models import build
@@ -77,6 +77,7 @@ def extract(run: FilePath, architecture: str | None, out: FilePath, runtime: Run
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already holds files; choose another --out")
+    check_folder(out)
     space, _ = search_progress(run)
     text = architecture or best_architecture(run)
     arguments = {"arch": text, **space.model_options()}

@@ -23,6 +23,7 @@ class Hub(ThreadingHTTPServer):
         self.large: dict[str, bytes] = {}
         self.private: dict[str, bool] = {}
         self.fail_lfs = False
+        self.refuse = 0  # an HTTP status with which every request is answered
         self.requests: list[str] = []
 
     @property
@@ -80,7 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         path = unquote(self.path)
         self.server.requests.append(path)
-        if path == "/api/repos/create":
+        if self.server.refuse:
+            self._answer({"error": "refused"}, self.server.refuse)
+        elif path == "/api/repos/create":
             wanted = json.loads(body)
             repo = f"{wanted['organization']}/{wanted['name']}"
             url = {"url": f"{self.server.url}/{repo}"}
@@ -140,6 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer({"commitOid": revision, "commitUrl": f"{self.server.url}/{repo}/commit/{revision}"})
 
     def do_GET(self) -> None:
+        if self.server.refuse:
+            self._answer({"error": "refused"}, self.server.refuse)
+            return
         path = unquote(self.path).partition("?")[0]
         self.server.requests.append(path)
         if path.startswith("/api/models/"):

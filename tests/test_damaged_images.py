@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -31,6 +32,29 @@ def test_an_unreadable_image_is_named_once_counted_and_replaced_by_the_next(dama
     assert notes.count("002.png cannot be read as an image") == 1
     assert notes.count("050.png cannot be read as an image") == 1
     assert images.num_unreadable == 2
+
+
+def test_many_unreadable_images_are_only_counted(tmp_path, capsys):
+    save_pictures(tmp_path / "cat", 30)
+    for number in range(1, 30):
+        (tmp_path / "cat" / f"{number:03}.png").write_text("no image")
+    images = open_images(str(tmp_path), "all")
+    red(images)
+    assert images.num_unreadable == 29
+    notes = capsys.readouterr().err
+    assert notes.count("cannot be read as an image") == 10
+    assert "further ones are only counted" in " ".join(notes.split())
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_grey_of_16_bits_is_scaled(dtype, tmp_path):
+    values = np.array([[0, 256 * 77, 65535]], dtype)
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    assert [open_images(str(tmp_path), "all").image(0).getpixel((x, 0)) for x in range(3)] == [
+        (0, 0, 0),
+        (77, 77, 77),
+        (255, 255, 255),
+    ]
 
 
 def test_an_unreadable_image_is_an_error_under_strict(damaged):

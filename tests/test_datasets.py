@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from bossnet_zoo import datasets as bossnet_datasets
 from bossnet_zoo.datasets import ImageSet, count_classes, open_images
 from bossnet_zoo.errors import DataError, UsageError
 from bossnet_zoo.image_sources import ArraySource
-from bossnet_zoo.shards import expand_shards
 
 
 def picture(brightness: int) -> Image.Image:
@@ -190,6 +187,21 @@ def test_csvs_of_train_and_test_share_their_classes(tmp_path):
     assert open_images(str(tmp_path), "test").labels == [1]
 
 
+def test_a_csv_is_read_by_the_names_of_its_columns(tmp_path):
+    for number in range(4):
+        picture(number).save(tmp_path / f"{number}.png")
+    rows = "".join(f"train,{number % 2},{number}.png\n" for number in range(4))
+    (tmp_path / "labels.csv").write_text(f"split,Label,filename\n{rows}")
+    images = open_images(str(tmp_path), "all")
+    assert (red(images), images.labels, images.class_names) == ([0, 1, 2, 3], [0, 1, 0, 1], ("0", "1"))
+
+
+def test_a_link_that_leads_back_is_not_followed_for_ever(tmp_path):
+    save_pictures(tmp_path / "cat", 3)
+    (tmp_path / "cat" / "again").symlink_to(tmp_path / "cat")
+    assert len(open_images(str(tmp_path), "all")) == 3
+
+
 def test_a_csv_row_without_a_label_is_an_error(tmp_path):
     (tmp_path / "labels.csv").write_text("a.png,cat\nb.png\n")
     with pytest.raises(DataError, match=r"b\.png has no label"):
@@ -224,55 +236,7 @@ def test_images_of_one_class_alone_are_nothing_to_train_on(tmp_path, classes):
         count_classes(train, test)
 
 
-# --- shards, Hub datasets, CIFAR
-
-
-def write_shard(path: Path, numbers: range, labels: bool = True) -> None:
-    with tarfile.open(path, "w") as tar:
-        for number in numbers:
-            buffer = io.BytesIO()
-            picture(number).save(buffer, "PNG")
-            members = [(f"{number:04}.png", buffer.getvalue())]
-            if labels:
-                members.append((f"{number:04}.cls", str(number % 3).encode()))
-            for name, content in members:
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-
-
-def test_shards_are_read_by_index(tmp_path):
-    write_shard(tmp_path / "00.tar", range(4))
-    write_shard(tmp_path / "01.tar", range(4, 6))
-    images = open_images(f"{tmp_path}/{{00..01}}.tar", "all")
-    assert red(images) == [0, 1, 2, 3, 4, 5]
-    assert images.labels == [0, 1, 2, 0, 1, 2]
-
-
-def test_shards_that_webdataset_wrote_are_read(tmp_path):
-    webdataset = pytest.importorskip("webdataset")
-    with webdataset.TarWriter(str(tmp_path / "0.tar")) as writer:
-        for number in range(3):
-            writer.write({"__key__": f"a/{number:03}", "png": picture(number), "cls": 2 - number})
-    images = open_images(f"{tmp_path}/0.tar", "all")
-    assert (red(images), images.labels) == ([0, 1, 2], [2, 1, 0])
-
-
-def test_shards_in_a_tree_are_used_as_divided(tmp_path):
-    (tmp_path / "train").mkdir()
-    (tmp_path / "test").mkdir()
-    write_shard(tmp_path / "train" / "00.tar", range(4))
-    write_shard(tmp_path / "test" / "00.tar", range(4, 6))
-    assert red(open_images(str(tmp_path), "test")) == [4, 5]
-
-
-def test_shards_in_one_folder_are_divided_by_their_names(tmp_path):
-    for name, numbers in (("net-train-00", range(4)), ("net-train-01", range(4, 6)), ("net-val-00", range(6, 8))):
-        write_shard(tmp_path / f"{name}.tar", numbers)
-    assert red(open_images(str(tmp_path), "train")) == [0, 1, 2, 3, 4, 5]
-    assert red(open_images(str(tmp_path), "test")) == [6, 7]
-    write_shard(tmp_path / "more.tar", range(8, 10))  # of neither side
-    assert len(open_images(str(tmp_path), "all")) == 10
+# --- Hub datasets, CIFAR
 
 
 def test_a_csv_can_be_given_itself(tmp_path):
@@ -291,23 +255,6 @@ def test_a_class_without_images_is_named(tmp_path, capfd):
     picture(2).save(tmp_path / "c" / "2.png")
     assert open_images(str(tmp_path), "all").labels == [0, 2]
     assert "1 classes have no images" in " ".join(capfd.readouterr().err.split())
-
-
-def test_shards_without_labels_are_unlabelled(tmp_path):
-    write_shard(tmp_path / "00.tar", range(4), labels=False)
-    assert open_images(f"{tmp_path}/*.tar", "all").labels is None
-
-
-def test_shard_patterns_expand_in_order():
-    assert expand_shards("a/{008..011}.tar") == ["a/008.tar", "a/009.tar", "a/010.tar", "a/011.tar"]
-
-
-def test_missing_and_damaged_shards_are_errors(tmp_path):
-    with pytest.raises(UsageError, match="does not exist"):
-        open_images(f"{tmp_path}/{{0..1}}.tar", "all")
-    (tmp_path / "0.tar").write_bytes(b"no tar file, whatever its name says" * 50)
-    with pytest.raises(DataError, match="cannot be read"):
-        open_images(f"{tmp_path}/0.tar", "all")
 
 
 def test_hub_datasets_are_opened_through_their_library(tmp_path, monkeypatch):

@@ -307,6 +307,9 @@ def test_a_run_is_resumed_by_its_folder_alone(trained):
         (("eval", "bossnet_t0"), "--data is missing"),
         (("eval", "bosnet_t0", "--data", "digits"), "did you mean bossnet_t0"),
         (("eval", "a.onnx", "--data", "digits", "--weights", "ema"), "is exported as it is"),
+        (("predict", "a.onnx", "a.png", "--precision", "bfloat16"), "has its precision in its graph"),
+        (("eval", "test_bossnet_t", "--data", "digits", "--weights", "bset"), "weights 'bset'; did you mean best"),
+        (("eval", "test_bossnet_t", "--data", "digits", "--weights", "ema"), "test_bossnet_t has no published weights"),
         (("eval", "4c", "--data", "nowhere"), "no folder and no known name"),
     ],
 )

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from exporting import traced, trained
+from PIL import Image
 from typer.testing import CliRunner
 
 from bossnet_zoo.cli import main
+from bossnet_zoo.cli_evaluate import app as evaluate_app
 from bossnet_zoo.errors import UsageError
 from bossnet_zoo.export import benchmark, pipeline
 from bossnet_zoo.export.benchmark_table import COLUMNS, markdown
@@ -23,7 +25,7 @@ from bossnet_zoo.export.cli import _name, app
 from bossnet_zoo.export.formats import FORMATS
 from bossnet_zoo.export.graph import GraphOptions
 from bossnet_zoo.export.images import calibration_batches
-from bossnet_zoo.export.onnx import export_onnx, write_onnx
+from bossnet_zoo.export.onnx import export_onnx, read_onnx, write_onnx
 from bossnet_zoo.export.pipeline import parse_range
 from bossnet_zoo.export.side_car import side_car
 
@@ -60,6 +62,20 @@ def test_export_prints_files_and_differences(tmp_path):
     assert lines[0].startswith(f"{tmp_path / 'test_bossnet_t.onnx'}  ")
     assert [line.split(":")[0].strip() for line in lines[1:]] == [f"batch {n} of noise" for n in (1, 2, 8)]
     assert f"next: bossnet predict {tmp_path / 'test_bossnet_t.onnx'} IMAGE" in result.stderr
+
+
+def test_an_untrained_network_is_known_by_its_file(tmp_path):
+    call("export", *TINY, "--out", str(tmp_path), "--input-size", "32")
+    (note,) = read_onnx(tmp_path / "test_bossnet_t.onnx")[1].notes
+    assert "random" in note
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    arguments = ("predict", str(tmp_path / "test_bossnet_t.onnx"), str(tmp_path / "a.png"))
+    assert note in " ".join(CliRunner().invoke(evaluate_app, arguments).stderr.split())
+
+
+def test_the_triton_repository_is_named(tmp_path, traced_once):
+    result = call("export", *TINY, "--out", str(tmp_path), "--triton", str(tmp_path / "served"))
+    assert str(tmp_path / "served" / "test_bossnet_t") in result.stdout
 
 
 def test_export_in_int8_writes_one_file_for_each_runtime(tmp_path, traced_once):

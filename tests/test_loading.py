@@ -28,6 +28,12 @@ def test_accumulation_is_derived_from_the_global_batch():
     assert (small.device_batch, small.accumulation) == (64, 16)
 
 
+def test_a_batch_that_cannot_be_divided_names_the_nearest_one_below():
+    for batch, processes, nearest in ((31, 1, 30), (33, 2, 32)):
+        with pytest.raises(UsageError, match=f"choose for instance --global-batch {nearest}$"):
+            Plan.make(100, replace(BOSSNET_T, global_batch=batch), 0, replace(CPU, world_size=processes))
+
+
 def test_mixing_needs_even_micro_batches():
     assert Plan.make(100, replace(BOSSNET_T, global_batch=30), 0, CPU, limit=15).device_batch == 10
     with pytest.raises(UsageError, match="in even batches of at most 15 images"):

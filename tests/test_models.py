@@ -299,6 +299,24 @@ def test_a_name_keeps_its_architecture(name, generic):
             timm.create_model(name, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"act_layer": "foo"}, "unknown activation 'foo'"),
+        ({"drop_rate": 2}, "drop_rate is 2; it must be at least 0 and less than 1"),
+        ({"drop_path_rate": -1}, "drop_path_rate is -1"),
+        ({"global_pool": ""}, "a classifier needs pooling in front of it"),
+        ({"head_dim": 7}, "head_dim 7 does not divide the 8 channels"),
+        ({"head_dim": 0}, "head_dim is 0; it must be at least 1"),
+        ({"last_stride": 3}, "last_stride 3 is not possible; allowed: 1, 2"),
+    ],
+)
+def test_options_that_would_fail_once_images_come_are_refused(options, message):
+    for name in ("test_bossnet_t", "test_bossnet_m")[: 2 - ("head_dim" in options or "last_stride" in options)]:
+        with pytest.raises(UsageError, match=message):
+            timm.create_model(name, **options)
+
+
 def test_build_refuses_what_is_no_architecture():
     with pytest.raises(UsageError, match="'4c-8c' is no architecture"):
         models.build("4c-8c")

@@ -309,8 +309,16 @@ def test_a_damaged_file_says_so(tmp_path, name, damage):
         read_weights(path)
 
 
+def test_without_a_tag_the_average_is_taken_as_in_timms_checkpoint_path(tmp_path, capfd):
+    file = save(tmp_path / "both.pth", layouts()["release"])
+    assert read_weights(file)["fc.bias"].equal(trained(2)["fc.bias"])
+    assert "the average is taken" in " ".join(capfd.readouterr().err.split())
+    by_timm = timm.create_model("bossnet_t0", checkpoint_path=str(file), **NARROW)
+    assert by_timm.fc.bias.equal(trained(2)["fc.bias"])
+
+
 def test_a_missing_file_says_so(tmp_path):
-    with pytest.raises(CheckpointError, match=r"absent.pth does not exist"):
+    with pytest.raises(UsageError, match=r"absent.pth does not exist"):
         load(tmp_path / "absent.pth")
 
 

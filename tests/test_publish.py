@@ -124,6 +124,31 @@ def test_a_cut_off_upload_leaves_the_repository_as_it_was(publication, hub: Hub)
     assert hub.commits[REPO] == 7
 
 
+@pytest.mark.parametrize(("status", "remedy"), [(401, "token; type hf auth login"), (403, "may not")])
+def test_a_refused_token_is_told_for_what_it_is(publication, hub: Hub, status, remedy):
+    hub.refuse = status
+    with pytest.raises(BossNetError, match=rf"publishing to {REPO} failed: .*{remedy}"):
+        upload(publication, REPO, endpoint=hub.url)
+
+
+def test_what_lies_beside_a_publication_is_named(run, tmp_path, capfd):
+    write_repository(str(run), REPO, tmp_path / "hub", onnx=True)
+    assert "not part of it" not in capfd.readouterr().err
+    again = write_repository(str(run), "team/other", tmp_path / "hub")
+    assert "tiny-digits.onnx" in capfd.readouterr().err.replace("\n", "")
+    assert not [file for file in again.files if file.endswith(".onnx")]
+
+
+def test_the_card_takes_top5_from_an_evaluation_of_the_same_weights(run, tmp_path):
+    about = {"weights": "best", "data": "digits", "part": "test", "top5": 98.76}
+    top1 = json.loads((run / "summary.json").read_text())["best_top1"]
+    for found, known in ((top1, True), (top1 - 1, False)):
+        save_json(run / "eval.json", {**about, "top1": found})
+        write_repository(str(run), REPO, tmp_path / "hub")
+        assert ("98.76" in (tmp_path / "hub" / "README.md").read_text()) == known
+    (run / "eval.json").unlink()
+
+
 def test_the_token_is_never_printed(publication, hub: Hub, capfd):
     hub.fail_lfs = True
     with pytest.raises(BossNetError) as error:
@@ -206,6 +231,11 @@ def test_wrong_repository_names_are_refused(run, tmp_path, repo):
     with pytest.raises(UsageError, match="--repo"):
         write_repository(str(run), repo, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_licence_is_a_name(run, tmp_path):
+    with pytest.raises(UsageError, match=r"--license 'foo: \[bar' is no name of a licence"):
+        write_repository(str(run), REPO, tmp_path / "x", license="foo: [bar")
 
 
 def test_neither_run_nor_published_model_is_refused(tmp_path):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..spaces.hytra import STRIDES, HyTraArch
 from .hytra_layers import ResAtt, ResConv, init_weights, make_downsample
-from .network import Network, require
+from .network import Network, check_options, require
 from .weights import build_variant, imagenet_cfg
 
 # --- from an architecture to its layers
@@ -98,7 +98,7 @@ class HyTra(Network):
 
     Raises:
         ArchitectureError: an illegal architecture.
-        UsageError: an `output_stride` that the architecture cannot have.
+        UsageError: an option that is not possible, as an `output_stride` that the architecture cannot have.
     """
 
     classifier_name = "fc"
@@ -124,7 +124,13 @@ class HyTra(Network):
     ):
         arch = HyTraArch.parse(arch) if isinstance(arch, str) else arch
         check_output_stride(arch, output_stride)
-        require(base_width=(base_width, 1))
+        check_options(num_classes, in_chans, global_pool, drop_rate, drop_path_rate, act_layer)
+        head_dim = base_width if head_dim is None else head_dim
+        require(base_width=(base_width, 1), head_dim=(head_dim, 1))
+        if base_width % head_dim:
+            raise UsageError(f"head_dim {head_dim} does not divide the {base_width} channels of base_width")
+        if last_stride not in (1, 2):
+            raise UsageError(f"last_stride {last_stride} is not possible; allowed: 1, 2")
         super().__init__(arch, num_classes, in_chans, drop_rate)
         act = get_act_layer(act_layer)
         assert act is not None
@@ -149,7 +155,7 @@ class HyTra(Network):
                     kwargs = {"se": se, "act_layer": act, "drop_path": rate, "dilation": dilation}
                     modules.append(ResConv(in_channels, width, stride, **kwargs))
                 else:
-                    modules.append(ResAtt(in_channels, width, stride, head_dim=head_dim or base_width, act_layer=act))
+                    modules.append(ResAtt(in_channels, width, stride, head_dim=head_dim, act_layer=act))
             self.add_module(f"layer{number}", nn.Sequential(*modules))
             self.feature_info.append({"num_chs": 4 * width, "reduction": reduction, "module": f"layer{number}"})
         self.drop_layers_after(arch.last_scale + 1, drop_norm=False)  # these scales have none

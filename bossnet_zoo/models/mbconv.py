@@ -36,7 +36,7 @@ from ..spaces.mbconv import (
     MBConvSpace,
     scale_channels,
 )
-from .network import require
+from .network import check_options
 from .weights import LoadsWeightFiles, build_variant, imagenet_cfg
 
 # --- the network in timm's notation, `ir_r1_k3_s2_e6_c24_se0.25`
@@ -118,7 +118,7 @@ class MBConvNet(LoadsWeightFiles, EfficientNet):
 
     Raises:
         ArchitectureError: an illegal architecture.
-        UsageError: another `output_stride`.
+        UsageError: another `output_stride`, or an option that is not possible.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class MBConvNet(LoadsWeightFiles, EfficientNet):
         drop_path_rate: float = 0.0,
     ):
         arch = MBConvArch.parse(arch) if isinstance(arch, str) else arch
-        require(num_classes=(num_classes, 0), in_chans=(in_chans, 1))
+        check_options(num_classes, in_chans, global_pool, drop_rate, drop_path_rate, act_layer)
         if output_stride not in (8, 16, 32):
             raise UsageError(f"output_stride {output_stride} is not possible for {arch}; allowed: 8, 16, 32")
         super().__init__(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..spaces.nats import REDUCTIONS, NatsArch
-from .network import Network
+from .network import Network, check_options
 from .weights import build_variant
 
 # --- layers
@@ -138,6 +138,7 @@ class NatsNet(Network):
         arch = NatsArch.parse(arch) if isinstance(arch, str) else arch
         if output_stride != 4:
             raise UsageError(f"output_stride {output_stride} is not possible for {arch}; allowed: 4")
+        check_options(num_classes, in_chans, global_pool, drop_rate)
         super().__init__(arch, num_classes, in_chans, drop_rate)
 
         channels, reduction = arch.widths[0], 1

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
-from timm.layers import create_classifier
+from timm.layers import create_classifier, get_act_layer
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -27,6 +27,27 @@ def require(**options: tuple[int, int]) -> None:
     for name, (value, least) in options.items():
         if value < least:
             raise UsageError(f"{name} is {value}; it must be at least {least}")
+
+
+def check_options(
+    num_classes: int,
+    in_chans: int,
+    global_pool: str,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    act_layer: type[nn.Module] | str = "relu",
+) -> None:
+    """Raise `UsageError` for an option, of those that all networks have, that would fail once images come."""
+    require(num_classes=(num_classes, 0), in_chans=(in_chans, 1))
+    for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
+        if not 0 <= rate < 1:
+            raise UsageError(f"{name} is {rate}; it must be at least 0 and less than 1")
+    if num_classes and not global_pool:
+        raise UsageError("a classifier needs pooling in front of it; give num_classes=0 beside global_pool=''")
+    try:
+        get_act_layer(act_layer)
+    except KeyError:
+        raise UsageError(f"unknown activation {act_layer!r}; allowed: timm's, as relu, silu, gelu or mish") from None
 
 
 class Network(LoadsWeightFiles, nn.Module, abc.ABC):
@@ -50,7 +71,6 @@ class Network(LoadsWeightFiles, nn.Module, abc.ABC):
 
     def __init__(self, arch: object, num_classes: int, in_chans: int, drop_rate: float):
         super().__init__()
-        require(num_classes=(num_classes, 0), in_chans=(in_chans, 1))
         self.arch = str(arch)
         self.num_classes = num_classes
         self.in_chans = in_chans

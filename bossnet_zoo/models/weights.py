@@ -23,6 +23,7 @@ from timm.models._builder import resolve_pretrained_cfg
 from timm.models._hub import get_cache_dir
 from torch import Tensor, nn
 
+from .. import console
 from ..checkpoint import load_weights
 from ..errors import BossNetError, CheckpointError, DamagedFileError, NoWeightsError, UsageError
 
@@ -31,22 +32,24 @@ _KEYS = {"model": ("model", "state_dict"), "model_ema": ("model_ema", "state_dic
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put in front of names
 
 
-def read_weights(path: str | Path, which: str = "model") -> dict[str, Tensor]:
+def read_weights(path: str | Path, which: str | None = None) -> dict[str, Tensor]:
     """The weights in a file, under the network's own names, on the CPU.
 
     Args:
         path: a safetensors file, or one that `torch.save` wrote.
-        which: `model`, or `model_ema` for their moving average. A file with one set of weights serves as `model`.
+        which: `model`, or `model_ema` for their moving average. A file with one set of weights serves as `model`. By
+            default the average of a file that has both, as in timm's `checkpoint_path`, and a note says so.
 
     Raises:
+        UsageError: there is no such file.
         DamagedFileError: the file is damaged.
-        CheckpointError: it is missing, wants to unpickle more than is safe, or holds no such weights.
+        CheckpointError: it wants to unpickle more than is safe, or holds no such weights.
     """
     path = Path(path)
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the file of weights in it, as in {path / 'best.safetensors'}")
+        raise UsageError(f"{path} is a folder; give the file of weights in it, as in {path / 'best.safetensors'}")
     if not path.is_file():
-        raise CheckpointError(f"weights file {path} does not exist")
+        raise UsageError(f"weights file {path} does not exist")
     content = load_weights(path) if path.suffix == ".safetensors" else _read_pickle(path)
     weights = _select(content, which, path)
     if not (isinstance(weights, Mapping) and weights and all(isinstance(value, Tensor) for value in weights.values())):
@@ -72,10 +75,13 @@ def _read_pickle(path: Path) -> Any:
         ) from None
 
 
-def _select(content: Any, which: str, path: Path) -> Any:
+def _select(content: Any, which: str | None, path: Path) -> Any:
     if not isinstance(content, Mapping):
         return content
     by_kind = {kind: content[key] for kind, keys in _KEYS.items() for key in keys if content.get(key) is not None}
+    if which is None and len(by_kind) == 2:
+        console.note(f"{path} holds weights and their moving average; the average is taken")
+    which = which or ("model_ema" if "model_ema" in by_kind else "model")
     if which in by_kind:
         return by_kind[which]
     if which == "model_ema":
@@ -127,7 +133,7 @@ class LoadsWeightFiles:
     """For networks: timm hands a downloaded or local file of weights to `load_pretrained` (its `custom_load`)."""
 
     def load_pretrained(self: Any, path: str | Path, prefix: str = "") -> None:
-        """Load a file of weights; `pretrained_cfg` says which (a tag `ema_...` asks for the moving average).
+        """Load a file of weights: of a published name those of its tag (`ema_...` for the moving average).
 
         The classifier is kept where its classes agree with the network's, and stays freshly initialised where the
         network was asked for another number than the weights' own. The stem is adapted to `in_chans`.
@@ -139,7 +145,8 @@ class LoadsWeightFiles:
         cfg = self.pretrained_cfg
         tag = cfg.get("tag") or ""
         try:
-            weights = read_weights(path, "model_ema" if tag.startswith("ema_") else "model")
+            which = ("model_ema" if tag.startswith("ema_") else "model") if cfg.get("url") else None
+            weights = read_weights(path, which)
         except DamagedFileError as error:
             if not (cfg.get("url") and Path(path).parent == Path(get_cache_dir())):
                 raise  # a file of the user's own
