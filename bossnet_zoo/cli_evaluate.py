@@ -14,7 +14,6 @@ from .commands import (
     TRAIN_EXAMPLE,
     AsJson,
     Data,
-    Device,
     NetworkOptions,
     Precision,
     StrictImages,
@@ -37,6 +36,14 @@ Model = Annotated[
     str,
     typer.Argument(
         help="A run's folder, a timm name, an architecture or an exported file.", autocompletion=complete_model
+    ),
+]
+
+AnyDevice = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:N or mps; of an .onnx also tensorrt.",
+        autocompletion=one_of("auto", "cpu", "cuda", "mps", "tensorrt"),
     ),
 ]
 
@@ -63,7 +70,7 @@ def evaluate(
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 128,
     workers: Workers = None,
     strict_images: StrictImages = False,
-    device: Device = "auto",
+    device: AnyDevice = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -119,7 +126,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 5,
     option: NetworkOptions = None,
     strict_images: StrictImages = False,
-    device: Device = "auto",
+    device: AnyDevice = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -169,11 +176,14 @@ def _open_classifier(
 
     if not is_exported(model):
         return Classifier.of(open_model(model, weights, **options), runtime, model, input_size)
-    if weights or options or input_size:
-        raise UsageError(f"{model} is exported as it is; leave out --weights, --option and --input-size")
+    if weights or options:
+        raise UsageError(f"{model} is exported as it is; leave out --weights and --option")
     if runtime.amp_dtype != torch.float32:
         raise UsageError(f"{model} has its precision in its graph; leave out --precision")
     session = open_session(model, device)
     if UNTRAINED_NOTE in session.metadata.notes:
         console.note(f"{model}: {UNTRAINED_NOTE}")
-    return Classifier(model, predictor(session), session.metadata.data_config, session.metadata.class_names)
+    preprocessing = session.metadata.data_config
+    if input_size:  # for files of --dynamic-size; the others refuse it
+        preprocessing["input_size"] = (preprocessing["input_size"][0], input_size, input_size)
+    return Classifier(model, predictor(session), preprocessing, session.metadata.class_names)

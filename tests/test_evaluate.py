@@ -281,6 +281,22 @@ def test_an_exported_network_measures_as_the_one_it_came_from(trained, tmp_path)
     assert exported["loss"] == pytest.approx(own["loss"], rel=1e-4)
 
 
+def test_an_exported_network_of_any_size_is_measured_at_others(trained, tmp_path):
+    from bossnet_zoo.export.pipeline import Request, export_network
+    from bossnet_zoo.runs import load_run
+
+    model = load_run(trained)[0]
+    for name, dynamic in (("fixed", False), ("open", True)):
+        export_network(model, name, tmp_path, Request(dynamic_size=dynamic))
+    measured = ("--data", "digits", "--input-size", "24", "--out", str(tmp_path), "--json")
+    own = json.loads(run("eval", str(trained), *measured))
+    exported = json.loads(run("eval", str(tmp_path / "open.onnx"), *measured))
+    assert (exported["img_size"], exported["param_count"]) == (24, None)
+    assert exported["loss"] == pytest.approx(own["loss"], rel=1e-4)
+    with pytest.raises(UsageError, match=r"refuses a batch of shape .*24, 24.*; the file takes"):
+        run("eval", str(tmp_path / "fixed.onnx"), *measured)
+
+
 def test_predict_prints_classes_with_names(trained, tmp_path):
     open_images("digits", "test").image(0).save(tmp_path / "digit.png")
     answer = json.loads(run("predict", str(trained), str(tmp_path / "digit.png"), "--top", "2", "--json"))
