@@ -190,6 +190,21 @@ def test_timm_loads_what_was_published(publication, run, hub: Hub, tmp_path):
     assert label == "digit 3"
 
 
+def test_a_damaged_copy_from_the_hub_is_noticed_and_fetched_again(publication, hub: Hub, tmp_path):
+    upload(publication, REPO, endpoint=hub.url)
+    file = tmp_path / "logits.pt"
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", LOADING.format(file=str(file))]
+    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
+    (kept,) = (tmp_path / "cache").rglob("model.safetensors")
+    whole = kept.read_bytes()
+    kept.resolve().write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # one weight is another
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert f"the download of hf-hub:{REPO} was cut short or damaged; try again" in done.stderr
+    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
+    assert next((tmp_path / "cache").rglob("model.safetensors")).read_bytes() == whole
+
+
 def test_card_tells_of_the_onnx_file(publication):
     text = (publication.folder / "README.md").read_text()
     assert "`onnx/tiny-digits.onnx` is this network as ONNX: opset 20" in text

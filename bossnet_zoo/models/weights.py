@@ -148,10 +148,12 @@ class LoadsWeightFiles:
             which = ("model_ema" if tag.startswith("ema_") else "model") if cfg.get("url") else None
             weights = read_weights(path, which)
         except DamagedFileError as error:
-            if not (cfg.get("url") and Path(path).parent == Path(get_cache_dir())):
+            origin = self._downloaded_from(Path(path))
+            if origin is None:
                 raise  # a file of the user's own
-            Path(path).unlink(missing_ok=True)  # timm keeps a download that broke off as if it were whole
-            raise DamagedFileError(f"the download of {cfg['url']} was cut short or damaged; try again") from error
+            for kept in (Path(path).resolve(), Path(path)):  # what the Hub's cache keeps is a link to a file
+                kept.unlink(missing_ok=True)  # a download that broke off is kept as if it were whole
+            raise DamagedFileError(f"the download of {origin} was cut short or damaged; try again") from error
         stem = f"{cfg['first_conv']}.weight"
         if stem in weights and weights[stem].shape[1] == cfg["input_size"][0]:
             weights[stem] = adapt_input_conv(self.in_chans, weights[stem])
@@ -164,6 +166,13 @@ class LoadsWeightFiles:
                 if name in own:
                     weights[name] = own[name]
         load_strictly(self, weights, path)
+
+    def _downloaded_from(self: Any, path: Path) -> str | None:
+        """Where a file in a cache of downloads came from; None for another file."""
+        cfg = self.pretrained_cfg
+        if cfg.get("source") == "hf-hub":
+            return f"hf-hub:{cfg['hf_hub_id']}"
+        return cfg["url"] if cfg.get("url") and path.parent == Path(get_cache_dir()) else None
 
 
 def imagenet_cfg(**values: Any) -> dict[str, Any]:
@@ -218,6 +227,8 @@ def build_variant(
     file = Path(cfg.file or "", LOCAL_WEIGHTS)
     if cfg.source == "local-dir" and file.is_file():
         overlay |= {"source": "", "file": str(file)}  # so that `load_pretrained` reads it, and its checksum
+    if cfg.source == "hf-hub":
+        overlay |= {"hf_hub_filename": LOCAL_WEIGHTS, "custom_load": "hf"}  # for the same reason
     try:
         return build_model_with_cfg(model_cls, variant, pretrained, pretrained_cfg_overlay=overlay, **kwargs)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
