@@ -148,10 +148,13 @@ def predict(
 
 def _compare_classes(known: Sequence[str], images: ImageSet) -> None:
     """Say so where images are of other classes than the network's; ImageNet's have names of two kinds."""
-    named = images.class_names
-    if named and tuple(known) != tuple(named) and not len(known) == len(named) == 1000:
+    from .runs import numbered_classes
+
+    named = images.class_names or ()
+    count = len(named)
+    if named and tuple(known) not in (tuple(named), numbered_classes(count)) and not len(known) == count == 1000:
         console.note(
-            f"{images.name} has {len(named)} classes and other names than the network's {len(known)}; "
+            f"{images.name} has {count} classes and other names than the network's {len(known)}; "
             "they are compared by their number"
         )
 

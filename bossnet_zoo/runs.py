@@ -379,4 +379,9 @@ def class_names_of(model: nn.Module) -> tuple[str, ...]:
         return tuple(names)
     if num_classes == 1000:
         return tuple(ImageNetInfo().label_descriptions())
+    return numbered_classes(num_classes)
+
+
+def numbered_classes(num_classes: int) -> tuple[str, ...]:
+    """What classes without names are called."""
     return tuple(f"class {number}" for number in range(num_classes))
