@@ -201,7 +201,7 @@ def parse_amount(text: str | None, option: str) -> int | None:
     except (ValueError, OverflowError):
         raise UsageError(f"{option} {text!r} is no amount; type one such as 475M, 3.5G or 120000000") from None
     if amount <= 0:
-        raise UsageError(f"{option} {text!r} is not positive; type an amount such as 475M")
+        raise UsageError(f"{option} {text!r} is less than 1; type an amount such as 475M")
     return amount
 
 

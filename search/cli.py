@@ -86,7 +86,7 @@ def search(
         float | None, typer.Option(help="Rate of LARS at 4096 images a step, of SGD (unnas) at 32, or of Adam (dna).")
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
-    warmup_epochs: Annotated[int | None, typer.Option(help="Epochs in which the rate rises.")] = None,
+    warmup_epochs: Annotated[int | None, typer.Option(help="Epochs in which the rate rises: half at most.")] = None,
     target_momentum: Annotated[float | None, typer.Option(help="Momentum of the moving average at the start.")] = None,
     momentum_schedule: Annotated[str | None, typer.Option(help="cosine: it rises to 1; or constant.")] = None,
     hidden: Annotated[int | None, typer.Option(help="Hidden width of projector and predictor.")] = None,
@@ -178,7 +178,8 @@ def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
 def _print_result(result: Any) -> None:
     best = result.best[0]
     console.results.print(f"{best.arch}  score {best.score:.4f}, {best.cost.madds / 1e6:,.1f} M MAdds", markup=False)
-    console.note(f"rated: {100 * result.table.meta['covered']:.3g} % of the space; all of it in {result.out}")
+    covered, number = 100 * result.table.meta["covered"], result.table.make_space().count()
+    console.note(f"rated: {covered:.3g} % of {number:,} architectures; all of it in {result.out}")
     console.note(f"next: bossnet solve --ratings {result.out / 'ratings.json'} --top 5")
 
 

@@ -45,7 +45,7 @@ app.add_typer(latency_app, name="latency")
 Ratings = Annotated[Path, typer.Option(help="A search's ratings.json, or one table of paths per block.")]
 RatedSpace = Annotated[
     str | None,
-    typer.Option("--space", help="The space, where the file does not say it right.", autocompletion=complete_space),
+    typer.Option("--space", help="The space, where the file does not say it.", autocompletion=complete_space),
 ]
 RatedSpaceOptions = Annotated[
     list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="Option of the space: se=false.")
@@ -56,7 +56,7 @@ def _open(ratings: Path, space: str | None, options: list[str] | None) -> tuple[
     """The ratings and their space."""
     from .rating_table import read_ratings
 
-    table = read_ratings(ratings)
+    table = read_ratings(ratings, space)
     if space is not None and space != table.space:
         raise UsageError(f"{ratings} holds ratings of space {table.space!r}; leave out --space {space}")
     return table.make_space(**parse_options(options)), table
@@ -81,9 +81,12 @@ def solve(
     top: Annotated[int, typer.Option(min=1, help="How many of the best.")] = 1,
     pareto: Annotated[bool, typer.Option("--pareto", help="The best at every cost instead.")] = False,
     against: Annotated[
-        str,
-        typer.Option(help="That cost: madds, params or latency.", autocompletion=one_of("madds", "params", "latency")),
-    ] = "madds",
+        str | None,
+        typer.Option(
+            help="That cost: madds, params or latency; by default madds.",
+            autocompletion=one_of("madds", "params", "latency"),
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """The best architectures of the whole space, under bounds.
@@ -92,6 +95,8 @@ def solve(
     """
     from . import solver
 
+    if against and not pareto:
+        raise UsageError("--against names the cost of --pareto; type that too, or leave it out")
     searched, table = _open(ratings, space, option)
     asked: dict[str, Any] = {
         "max_madds": parse_amount(max_madds, "--max-madds"),
@@ -104,7 +109,7 @@ def solve(
     if pareto:
         if top != 1:
             raise UsageError("--pareto gives one architecture for every cost; leave out --top")
-        solutions = solver.pareto(searched, table, against, **asked)
+        solutions = solver.pareto(searched, table, against or "madds", **asked)
     else:
         solutions = solver.solve(searched, table, top=top, **asked)
     coverage = table.coverage(searched)
@@ -174,8 +179,11 @@ def rank(
     truth: Annotated[Path | None, typer.Option(help="True accuracies, as bossnet truth writes them.")] = None,
     nats_bench: Annotated[Path | None, typer.Option(metavar="FOLDER", help="NATS-Bench, as the truth.")] = None,
     dataset: Annotated[
-        str, typer.Option(help="Of NATS-Bench: cifar10 or cifar100.", autocompletion=one_of("cifar10", "cifar100"))
-    ] = "cifar10",
+        str | None,
+        typer.Option(
+            help="Of NATS-Bench: cifar10, the default, or cifar100.", autocompletion=one_of("cifar10", "cifar100")
+        ),
+    ] = None,
     space: RatedSpace = None,
     option: RatedSpaceOptions = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw scores against accuracies.")] = None,
@@ -184,7 +192,8 @@ def rank(
 ) -> None:
     """How well ratings agree with true accuracies.
 
-    Beside them stand trivial baselines. Positive is good.
+    Beside them stand trivial baselines: parameters, multiply-adds, and log-width, the sum over all layers of the
+    logarithm of their inner channels. Positive is good.
     """
     from .ranking import epochs_of_search, keep_for_report
     from .ranking import rank as compare
@@ -192,8 +201,12 @@ def rank(
 
     if (truth is None) == (nats_bench is None):
         raise UsageError("ratings are compared with one truth; type either --truth FILE or --nats-bench FOLDER")
+    if dataset and truth:
+        raise UsageError("--dataset is NATS-Bench's; leave it out, or type --nats-bench instead of --truth")
+    if plot and plot.suffix != ".png":
+        raise UsageError(f"--plot {plot} is written as PNG; type {plot.with_suffix('.png')}")
     searched, table = _open(ratings, space, option)
-    accuracies = read_truth(truth) if truth else read_nats_bench(nats_bench, dataset)  # type: ignore[arg-type]
+    accuracies = read_truth(truth) if truth else read_nats_bench(nats_bench, dataset or "cifar10")  # type: ignore[arg-type]
     ranking = compare(searched, table, accuracies, seed=seed)
     in_search = ratings.name == "ratings.json" and (ratings.parent / "metrics.jsonl").exists()
     epochs = epochs_of_search(ratings.parent, searched, table, accuracies) if in_search else []

@@ -1,10 +1,12 @@
 """Rank correlations with bootstrap intervals, and what choosing by a value costs.
 
-Ties: Kendall's tau-b and Spearman's average ranks allow for them; among equals, precision and regret take what comes
-first. Intervals are the central 95 % of the bootstrap; draws in which a correlation is undefined (all equal) do not
-count. The draws are made once and shared, so that differences between two values are paired. `scipy.stats.bootstrap`
-draws anew for every statistic, returns NaN as soon as one draw is undefined, and takes 70 times as long for Kendall's
-tau of 50 architectures, as it calls scipy's function for every draw.
+Ties: Kendall's tau-b and Spearman's average ranks allow for them; precision counts whatever is as accurate as the k-th
+best; among equal values, precision and regret take what comes first.
+
+Intervals are the central 95 % of the bootstrap; draws in which a correlation is undefined (all equal) do not count.
+The draws are made once and shared, so that differences between two values are paired. `scipy.stats.bootstrap` draws
+anew for every statistic, returns NaN as soon as one draw is undefined, and takes 70 times as long for Kendall's tau of
+50 architectures, as it calls scipy's function for every draw.
 
 Shapes: n architectures, R resamples.
 """
@@ -37,7 +39,7 @@ class Agreement:
 
     Attributes:
         kendall, spearman, pearson: correlations; None where undefined, because all values are equal.
-        precision_at: for each k, the fraction of the k truly best architectures among the k predicted to be best.
+        precision_at: for each k, the fraction of the k predicted to be best that are as accurate as the k truly best.
         regret: true accuracy of the best architecture minus that of the one predicted to be best.
     """
 
@@ -66,7 +68,9 @@ def agree(values: np.ndarray, accuracy: np.ndarray, draws: np.ndarray) -> Agreem
             low, high = np.nanquantile(measure(values, accuracy, draws), (0.025, 0.975))
             estimates[name] = Estimate(float(measure(values, accuracy, everything)[0]), float(low), float(high))
     predicted, best = (np.argsort(-column, kind="stable") for column in (values, accuracy))
-    precision_at = {k: len(set(predicted[:k]) & set(best[:k])) / k for k in PRECISION_AT if k < len(values)}
+    precision_at = {
+        k: float((accuracy[predicted[:k]] >= accuracy[best[k - 1]]).mean()) for k in PRECISION_AT if k < len(values)
+    }
     regret = float(accuracy[best[0]] - accuracy[predicted[0]])
     return Agreement(**estimates, precision_at=precision_at, regret=regret)
 

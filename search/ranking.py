@@ -129,9 +129,10 @@ def _scored(
     scores = {arch: table.score(space, arch, lambdas) for arch in accuracies}
     scored = {arch: (score, accuracies[arch]) for arch, score in scores.items() if score is not None}
     if len(scored) < 3:
+        rate_more = ", or search with --coverage full" if len(scored) < len(accuracies) else ""
         raise UsageError(
             f"{len(scored)} of {len(accuracies)} architectures with a true accuracy are rated; "
-            f"a ranking needs 3 or more: measure others with bossnet truth, or search with --coverage full"
+            f"a ranking needs 3 or more: measure others with bossnet truth{rate_more}"
         )
     return scored, len(accuracies) - len(scored)
 

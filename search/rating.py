@@ -27,6 +27,7 @@ from bossnet_zoo.spaces import Path
 from .bootstrapping import SiameseSupernet, distance, population_centre
 from .supernets import SupernetBlock, norms_of
 
+LEARNED = 1.05  # a block has learned to tell images apart if another image's target is that much farther away
 Statistics = list[tuple[Tensor, Tensor]]  # mean and variance of every BN layer at a node
 
 

@@ -23,6 +23,7 @@ from bossnet_zoo.spaces import Arch, Entry, Space, get_space
 
 FORMAT = 1
 ANY = "any"
+_LARGEST = 1e100  # of a rating
 _KNOWN = ("format", "space", "lower_is_better", "blocks")  # keys that are fields; others are kept as they are in `meta`
 
 Ratings = Mapping[str, float]  # by path text
@@ -137,8 +138,11 @@ class RatingTable:
         save_json(path, self.to_json())
 
 
-def read_ratings(path: Path) -> RatingTable:
+def read_ratings(path: Path, space: str | None = None) -> RatingTable:
     """The ratings in a file of either form, or in the folder of a search.
+
+    Args:
+        space: the name of the space, where the file does not say it.
 
     Raises:
         UsageError: the file does not exist, or says something that is no rating, or is of a later format.
@@ -148,11 +152,14 @@ def read_ratings(path: Path) -> RatingTable:
         path = path / "ratings.json"
     if path.name == "ratings.json" and not path.exists() and (path.parent / "config.json").exists():
         raise UsageError(f"{path} does not exist yet: the search has not ended; bossnet search --resume {path.parent}")
-    return ratings_from_json(load_json(path, "ratings file"), str(path))
+    return ratings_from_json(load_json(path, "ratings file"), str(path), space)
 
 
-def ratings_from_json(value: Any, name: str = "ratings") -> RatingTable:
+def ratings_from_json(value: Any, name: str = "ratings", space: str | None = None) -> RatingTable:
     """The table that a decoded JSON value of either form stands for; `name` is named in errors.
+
+    Args:
+        space: as in `read_ratings`.
 
     Raises:
         UsageError: as `read_ratings`.
@@ -168,7 +175,8 @@ def ratings_from_json(value: Any, name: str = "ratings") -> RatingTable:
         raise wrong("it is no JSON object")
     if value.get("format", FORMAT) != FORMAT:
         raise wrong(f"format {value['format']!r} is not known to this version, which reads format {FORMAT}")
-    space, blocks, lower_is_better = value.get("space"), value.get("blocks"), value.get("lower_is_better", True)
+    space = value.get("space", space)
+    blocks, lower_is_better = value.get("blocks"), value.get("lower_is_better", True)
     if not isinstance(space, str):
         raise wrong('"space" is no name')
     if not isinstance(lower_is_better, bool):
@@ -186,6 +194,8 @@ def ratings_from_json(value: Any, name: str = "ratings") -> RatingTable:
             for path, rating in ratings.items():
                 if not is_finite_number(rating):
                     raise wrong(f"block {number}, path {path!r}: {rating!r} is no finite number")
+                if abs(rating) > _LARGEST:
+                    raise wrong(f"block {number}, path {path!r}: {rating!r} is too large to be added up")
         tables.append({entry: {path: float(r) for path, r in ratings.items()} for entry, ratings in entries.items()})
     meta = {key: entry for key, entry in value.items() if key not in _KNOWN}
     return RatingTable(space, tuple(tables), lower_is_better, meta)

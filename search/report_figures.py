@@ -14,6 +14,7 @@ from bossnet_zoo.errors import ArchitectureError
 from bossnet_zoo.spaces import Space
 
 from .plots import NARROW, WIDE, Curve, Mark, draw_architecture, draw_curves, draw_front, draw_ratings
+from .rating import LEARNED
 from .rating_table import ANY, RatingTable
 from .run_record import Ratings, Record, RunRecord
 from .solver import pareto
@@ -148,13 +149,17 @@ def rating_panels(record: RunRecord) -> list[tuple[Panel, list[RatedPath]]]:
 
 
 def _learned(record: RunRecord, block: int) -> str:
-    """The mean rating beside that towards other images (`BlockRatings.elsewhere`), where one stage was trained."""
+    """The mean rating beside that towards other images (`BlockRatings.elsewhere`), for each stage of the block."""
     told = _by_entry([rating for rating in record.of_kind("rating") if rating["block"] == block])
-    last = [ratings[-1] for ratings in told.values()]
-    if len(last) != 1 or "elsewhere" not in last[0]:
-        return ""
-    own, elsewhere = _mean(list(last[0]["ratings"].values())), last[0]["elsewhere"]
-    return f"; mean {own:.3f}, towards other images {elsewhere:.3f}"
+    last = {entry: ratings[-1] for entry, ratings in told.items() if "elsewhere" in ratings[-1]}
+    texts = []
+    for entry, rating in last.items():
+        own, elsewhere = _mean(list(rating["ratings"].values())), rating["elsewhere"]
+        doubt = "" if elsewhere >= LEARNED * own else ", so these ratings say little"
+        where = f"entered at {entry}: " if len(last) > 1 else ""
+        texts.append(f"; {where}mean {own:.3f}, towards other images {elsewhere:.3f}{doubt}")
+    compared = "; each entry has a population centre of its own, so ratings compare within one" if len(last) > 1 else ""
+    return "".join(texts) + compared
 
 
 def _chosen_paths(record: RunRecord) -> dict[int, tuple[str, str]]:

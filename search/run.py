@@ -38,7 +38,7 @@ from bossnet_zoo.spaces import Path, Space
 from .compiling import check_compiler, uncompiled
 from .distillation import DistillationTraining
 from .prefix import Chain, FrozenPrefix, Stage, load_prefix, stages_of_block
-from .rating import BlockRatings
+from .rating import LEARNED, BlockRatings
 from .rating_table import RatingTable, read_ratings
 from .report import write_report
 from .rotation import RotationTraining, rate_by_marginals
@@ -50,7 +50,6 @@ from .states import load_stage, remove_states, save_stage
 from .supernets import trained_entries
 
 TOP = 10  # architectures listed in architectures.json
-LEARNED = 1.05  # a block has learned to tell images apart if another image's target is that much farther away
 
 
 @dataclass(frozen=True)

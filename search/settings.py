@@ -137,9 +137,12 @@ class SearchSettings:
         """
         at_once = self.micro_batch * world_size
         if self.global_batch % at_once:
+            fitting = f"--global-batch {self.global_batch // at_once * at_once}"
+            if self.global_batch < at_once:
+                fitting = f"--micro-batch {max(self.global_batch // world_size, 2)} too"
             raise UsageError(
-                f"a global batch of {self.global_batch} images is no multiple of {world_size} processes x "
-                f"{self.micro_batch} images; type --global-batch {max(self.global_batch // at_once, 1) * at_once}"
+                f"a global batch of {self.global_batch} images is no multiple of {world_size} "
+                f"process{'es' * (world_size > 1)} x {self.micro_batch} images; type {fitting}"
             )
         return self.global_batch // at_once
 
@@ -148,7 +151,7 @@ class SearchSettings:
         if num_images < self.global_batch:
             raise UsageError(
                 f"{self.data} has {num_images} images to search on, less than one global batch of "
-                f"{self.global_batch}; type a smaller --global-batch and --micro-batch"
+                f"{self.global_batch}; type a smaller --global-batch and --micro-batch, or --preset demo"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def _bounds(
     # 1.001 ms are 1,001,000 ns, and 1000999.9999 after a multiplication in binary.
     max_ns = None if max_latency_ms is None else math.floor(round(max_latency_ms * NS_PER_MS, 3))
     given = {"madds": max_madds, "params": max_params, "latency": max_ns}
-    return {name: bound for name, bound in given.items() if bound is not None}
+    return {name: min(bound, UNBOUNDED) for name, bound in given.items() if bound is not None}
 
 
 def _weights(space: Space, lambdas: Sequence[float] | None) -> tuple[float, ...]:

@@ -76,8 +76,10 @@ def truth_from_json(value: Any, name: str = "truth") -> TruthTable:
     space, accuracy = value.get("space"), value.get("accuracy")
     if not isinstance(space, str):
         raise wrong('"space" is no name')
-    if not isinstance(accuracy, dict) or not accuracy:
+    if not isinstance(accuracy, dict):
         raise wrong('"accuracy" is no JSON object of accuracies')
+    if not accuracy:
+        raise wrong('"accuracy" is empty')
     for text, number in accuracy.items():
         if not is_finite_number(number):
             raise wrong(f"{text!r}: {number!r} is no finite number")

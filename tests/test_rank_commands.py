@@ -72,6 +72,32 @@ def test_solve_prints_a_table_that_fits_eighty_columns(files):
     assert max(map(len, lines)) <= 80
 
 
+def test_a_bound_beyond_all_costs_is_none(files):
+    (best,) = json.loads(run("solve", files[0], "--json").stdout)
+    for bound in ("--max-madds=1e30", "--max-params=99999999999999999999G"):
+        assert json.loads(run("solve", files[0], bound, "--json").stdout) == [best]
+
+
+def test_the_space_is_told_where_the_file_does_not_say_it(files, tmp_path):
+    ratings = json.loads((tmp_path / "ratings.json").read_text())
+    expected = run("solve", files[0], "--json").stdout
+    del ratings["space"]
+    (tmp_path / "ratings.json").write_text(json.dumps(ratings))
+    with pytest.raises(UsageError, match='"space" is no name'):
+        run("solve", files[0])
+    assert run("solve", files[0], "--space=nats", "--json").stdout == expected
+
+
+def test_options_that_nothing_would_honour_are_refused(files, tmp_path):
+    for command, option, message in (
+        ("solve", "--against=params", "type that too, or leave it out"),
+        ("rank", "--dataset=cifar100", "--dataset is NATS-Bench's; leave it out"),
+        ("rank", f"--plot={tmp_path / 'a.svg'}", r"is written as PNG; type .*a\.png"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run(command, *files[: 1 + (command == "rank")], option)
+
+
 def test_solve_takes_weights_or_fits_them(files, tmp_path):
     plain = json.loads(run("solve", files[0], "--lambda=0,0,1", "--json").stdout)
     assert plain[0]["score"] == min(make_table().blocks[2]["any"].values())

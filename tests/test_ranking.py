@@ -174,6 +174,12 @@ def test_a_perfect_rating_is_positive_in_either_orientation(lower_is_better):
     assert set(agreement.precision_at.values()) == {1.0}
 
 
+def test_whatever_is_as_accurate_as_the_best_counts_for_precision():
+    accuracy = np.array([90.0, 90, 80, 70, 60, 50])
+    found = agree(np.array([1.0, 2, 0, 0, 0, 0]), accuracy, np.arange(6)[None])
+    assert (found.precision_at[1], found.regret) == (1.0, 0.0)
+
+
 def test_precision_and_regret_by_hand():
     values, accuracy = np.arange(12.0), np.array([5, 90, 80, 1, 2, 3, 4, 0, 70, 60, 50, 55.0])
     found = agree(values, accuracy, np.arange(12)[None])

@@ -112,6 +112,12 @@ def test_unknown_space_or_option_is_refused():
         RatingTable("hytra", ({},)).make_space(depth=3)
 
 
+def test_ratings_too_large_to_be_added_up_are_refused():
+    value = {"space": "nats", "blocks": [{"8:8": -1.7e308}, {"8:8": 1}, {"8": 1}]}
+    with pytest.raises(UsageError, match="is too large to be added up"):
+        ratings_from_json(value)
+
+
 def test_missing_and_damaged_files_are_named(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=f"the search has not ended; bossnet search --resume {tmp_path}"):
