@@ -271,7 +271,7 @@ def _train(name: str) -> tuple[Source, np.ndarray]:
     if _open(name, train=False) is not None:
         return images, np.arange(len(images))
     kept = _kept_for_testing(images)
-    if name != "digits":
+    if name != "digits" and len(images):
         parts = f"{len(kept):,} of its {len(images):,}"
         console.note_once(f"{name}: no images are set apart for testing, so {parts} are now")
     return images, np.setdiff1d(np.arange(len(images)), kept)

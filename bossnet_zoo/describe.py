@@ -100,7 +100,7 @@ def describe_space(name: str) -> dict[str, Any]:
     ]
     return {
         "space": name,
-        "rule": _RULES[name],
+        "rule": _RULES.get(name, "a space of your own"),
         "architectures": space.count(),
         "resolution": space.default_resolution,
         "paths_by_block_and_entry": blocks,

@@ -211,6 +211,8 @@ def _images_or_shards(root: Path, classes: Sequence[str] = ()) -> FileSource | T
     if classes and (strangers := sorted(set(own) - set(classes))):
         raise DataError(f"{root} has classes that the training images do not have: {', '.join(strangers[:5])}")
     names = list(classes) or own
+    if beside := sum(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in root.iterdir()):
+        console.note_once(f"{root}: its folders are classes, so {beside} images beside them are left out")
     by_class = {name: image_files(root / name) for name in own}
     if empty := [name for name, files in by_class.items() if not files]:
         console.note_once(

@@ -15,6 +15,7 @@ from bossnet_zoo.models import build
 from bossnet_zoo.recipes import BOSSNET_M, BOSSNET_T
 from bossnet_zoo.runs import LOCAL, build_model, save_local
 from bossnet_zoo.runtime import Runtime
+from bossnet_zoo.spaces import require_networks
 
 from .prefix import chain_of, load_prefix
 from .run import open_setup, search_progress
@@ -78,6 +79,7 @@ def extract(run: FilePath, architecture: str | None, out: FilePath, runtime: Run
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already holds files; choose another --out")
     check_folder(out)
+    require_networks(resume_settings(run).space, "bossnet extract")
     space, _ = search_progress(run)
     text = architecture or best_architecture(run)
     arguments = {"arch": text, **space.model_options()}

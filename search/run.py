@@ -262,6 +262,7 @@ def _train_supernet(setup: Setup, table: RatingTable) -> RatingTable:
     training, calibration = RotationTraining(setup), calibration_views(setup)
 
     def rate() -> RatingTable:
+        console.note("supernet: measuring architectures, each with BN statistics of its own")
         with uncompiled(setup.settings.compile):
             measured = training.measure(calibration, setup.settings.rating_images)
         rated = rate_by_marginals(setup.space, table, measured)

@@ -31,7 +31,7 @@ from bossnet_zoo.determinism import seed_of
 from bossnet_zoo.errors import UsageError, unknown
 from bossnet_zoo.recipes import Recipe
 from bossnet_zoo.runtime import Runtime
-from bossnet_zoo.spaces import Arch, Space, get_space
+from bossnet_zoo.spaces import Arch, Space, get_space, require_networks
 from bossnet_zoo.train import train
 
 from .truth_table import TruthTable, truth_from_json
@@ -105,6 +105,7 @@ def start_study(out: Path, study: Study, runtime: Runtime, overwrite: bool = Fal
     Raises:
         UsageError: `out` already holds something, and `overwrite` is not set or it is no study.
     """
+    require_networks(study.space, "bossnet truth")
     if runtime.is_main:
         if out.exists() and (not out.is_dir() or not all(map(is_leftover, out.iterdir()))):
             if not (overwrite and _is_study(out)):

@@ -248,6 +248,14 @@ def test_a_csv_can_be_given_itself(tmp_path):
     assert (red(images), images.labels) == ([4, 2, 1], [0, 0, 1])
 
 
+def test_images_beside_class_folders_are_counted(tmp_path, capfd):
+    for name in "ab":
+        save_pictures(tmp_path / name, 3)
+    save_pictures(tmp_path, 4)
+    assert len(open_images(str(tmp_path), "all")) == 6
+    assert "so 4 images beside them are left out" in " ".join(capfd.readouterr().err.split())
+
+
 def test_a_class_without_images_is_named(tmp_path, capfd):
     for name in "abc":
         (tmp_path / name).mkdir()

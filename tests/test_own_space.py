@@ -12,13 +12,16 @@ import torch
 from searching import CPU
 from tiny_search import write_images
 
+from bossnet_zoo.describe import describe_space
 from bossnet_zoo.errors import ArchitectureError, UsageError
 from bossnet_zoo.models import build
-from bossnet_zoo.search.extract import inherit
+from bossnet_zoo.recipes import BOSSNET_T
+from bossnet_zoo.search.extract import extract, inherit
 from bossnet_zoo.search.ranking import rank
 from bossnet_zoo.search.rating_table import read_ratings
 from bossnet_zoo.search.run import search, start_run
 from bossnet_zoo.search.settings import get_preset
+from bossnet_zoo.search.truth import Study, start_study
 from bossnet_zoo.search.truth_table import TruthTable
 from bossnet_zoo.spaces import get_space, space_names
 
@@ -76,3 +79,14 @@ def test_it_is_searched_solved_ranked_and_reported(tmp_path):
     assert str(best) in (tmp_path / "run" / "report.html").read_text()
     with pytest.raises(UsageError, match="define stand_alone_state"):
         inherit(tmp_path / "run", None, CPU)
+    with pytest.raises(UsageError, match="bossnet extract makes networks by their names in timm"):
+        extract(tmp_path / "run", None, tmp_path / "net", CPU)
+    study = Study("kernels", "digits", BOSSNET_T.smoke(), 3)
+    with pytest.raises(UsageError, match="bossnet truth makes networks by their names in timm"):
+        start_study(tmp_path / "truth", study, CPU)
+    assert not (tmp_path / "truth").exists()
+
+
+def test_it_is_described():
+    about = describe_space("kernels")
+    assert (about["architectures"], about["rule"]) == (81, "a space of your own")

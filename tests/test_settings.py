@@ -132,7 +132,7 @@ def test_accumulation_is_derived_from_the_global_batch(world_size, accumulation)
 
 
 def test_a_batch_that_does_not_fit_the_processes_says_which_does():
-    with pytest.raises(UsageError, match="no multiple of 3 processes x 64 images; type --global-batch 4032$"):
+    with pytest.raises(UsageError, match=r"no multiple of 3 processes x 64 images; type --global-batch 4032$"):
         PAPER.accumulation(3)
     with pytest.raises(UsageError, match="no multiple of 2 processes x 64 images; type --micro-batch 16 too"):
         replace(PAPER, global_batch=32).accumulation(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from ..errors import ArchitectureError, unknown
+from ..errors import ArchitectureError, UsageError, unknown
 from .hytra import HyTraArch, HyTraSpace
 from .mbconv import MBConvArch, MBConvSpace
 from .nats import NatsArch, NatsSpace
@@ -26,16 +26,31 @@ __all__ = [
     "add_space",
     "get_space",
     "parse_arch",
+    "require_networks",
     "space_names",
 ]
 
 _SPACES: dict[str, type] = {"hytra": HyTraSpace, "mbconv": MBConvSpace, "nats": NatsSpace}
+_BUILT_IN = tuple(_SPACES)
 
 
 def add_space(space: type) -> type:
     """Make a space of your own known by its `name`, to `get_space`, ratings files and the command line; a decorator."""
     _SPACES[space.name] = space  # type: ignore[attr-defined]
     return space
+
+
+def require_networks(space: str, command: str) -> None:
+    """Raise `UsageError` for a space of your own: what trains its networks, or takes them elsewhere, has no timm name.
+
+    Args:
+        command: what was typed, for the message.
+    """
+    if space not in _BUILT_IN:
+        raise UsageError(
+            f"{command} makes networks by their names in timm, and those of space {space!r} have none; "
+            f"allowed: {', '.join(_BUILT_IN)}; for your own: bossnet_zoo.models.build(architecture)"
+        )
 
 
 def space_names() -> tuple[str, ...]:
