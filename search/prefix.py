@@ -155,5 +155,8 @@ def load_block(space: Space, stage: Stage, folder: FilePath) -> SupernetBlock:
     try:
         load_strictly(block, load_weights(path), path)
     except CheckpointError as error:
-        raise CheckpointError(f"a finished block cannot be used, so search again: {error}") from error
+        reason = str(error).partition(";")[0]
+        raise CheckpointError(
+            f"a finished block cannot be used: {reason}; bring the file back from a copy, or search again with --overwrite"
+        ) from error
     return block
