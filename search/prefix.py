@@ -157,6 +157,6 @@ def load_block(space: Space, stage: Stage, folder: FilePath) -> SupernetBlock:
     except CheckpointError as error:
         reason = str(error).partition(";")[0]
         raise CheckpointError(
-            f"a finished block cannot be used: {reason}; bring the file back from a copy, or search again with --overwrite"
+            f"a finished block cannot be used: {reason}; bring the file back from a copy, or search again (--overwrite)"
         ) from error
     return block
