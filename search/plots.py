@@ -151,7 +151,9 @@ def draw_ratings(
     chosen: tuple[str, str] | None,
     lower_is_better: bool = True,
 ) -> Markup:
-    """All rated paths of a block on one scale, a row for each entry, the best and the chosen one named.
+    """All rated paths of a block, the best and the chosen one named: a row for each entry, on a scale of its own.
+
+    Ratings compare within an entry, for each has a population centre of its own.
 
     A dot is blue to red with its path's share of layers of the second kind: in HyTra, of attention.
 
@@ -161,17 +163,20 @@ def draw_ratings(
         chosen: entry and path by which the chosen architecture goes through this block.
     """
     width, left = NARROW + 20.0, 10.0
-    scale = svg.padded([rating for ratings in entries.values() for rating in ratings.values()])
-    swarms = {entry: _Swarm.of(ratings, scale, width - 2 * left) for entry, ratings in entries.items() if ratings}
-    heights = [swarm.height + 48 for swarm in swarms.values()]
-    picture = svg.figure(width, sum(heights) + 44, title)
-    axes = Axes(picture, left, 0, width - left, sum(heights), x_range=scale)
-    axes.x_axis("rating: " + ("lower is better" if lower_is_better else "higher is better"))
-    top = 0.0
+    rated = {entry: ratings for entry, ratings in entries.items() if ratings}
+    scales = {entry: svg.padded([*ratings.values()]) for entry, ratings in rated.items()}
+    swarms = {entry: _Swarm.of(ratings, scales[entry], width - 2 * left) for entry, ratings in rated.items()}
+    named, axis = (22.0, 30.0) if len(rated) > 1 else (0.0, 0.0)  # of a row: the entry's name, and ticks between rows
+    heights = [named + swarm.height + 48 + axis for swarm in swarms.values()]
+    picture = svg.figure(width, sum(heights) - axis + 44, title)
+    top, last = 0.0, list(swarms)[-1]
     for (entry, swarm), height in zip(swarms.items(), heights, strict=True):
+        axes = Axes(picture, left, top, width - left, top + height - axis, x_range=scales[entry])
+        label = "rating: " + ("lower is better" if lower_is_better else "higher is better")
+        axes.x_axis(label if entry == last else "", count=3 if axis else 5)
         if entry != "any":
-            add(picture, "text", text=f"entered at {entry}", x=width - left, y=top + 12, text_anchor="end")
-        middle = top + 28 + swarm.height / 2
+            add(picture, "text", text=f"entered at {entry}", x=left, y=top + 12)
+        middle = top + named + 28 + swarm.height / 2
         best = swarm.dots[0 if lower_is_better else -1]
         path = chosen[1] if chosen and chosen[0] == entry else None
         _draw_dots(axes, swarm, middle, space, path)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from bossnet_zoo.errors import ArchitectureError
@@ -155,7 +156,7 @@ def _learned(record: RunRecord, block: int) -> str:
     texts = []
     for entry, rating in last.items():
         own, elsewhere = _mean(list(rating["ratings"].values())), rating["elsewhere"]
-        doubt = "" if elsewhere >= LEARNED * own else ", so these ratings say little"
+        doubt = "" if elsewhere >= LEARNED * own else " (says little)"
         where = f"entered at {entry}: " if len(last) > 1 else ""
         texts.append(f"; {where}mean {own:.3f}, towards other images {elsewhere:.3f}{doubt}")
     compared = "; each entry has a population centre of its own, so ratings compare within one" if len(last) > 1 else ""
@@ -185,7 +186,7 @@ def _best_paths(
         for path, rating in ratings.items()
     ]
     rows.sort(key=lambda row: (row[0] if lower_is_better else -row[0], row[1]))
-    write = number_format([row[0] for row in rows])
+    write = number_format(min(([*rated.values()] for rated in entries.values() if rated), key=np.ptp))
     best = rows[:number] + [row for row in rows[number:] if row[3]]
     return [
         RatedPath(path, write(rating), entry if len(entries) > 1 else "", taken) for rating, path, entry, taken in best
