@@ -280,7 +280,7 @@ def build_trained(path: Path, config: Mapping[str, Any]) -> nn.Module:
 
 
 def save_local(folder: Path, model: nn.Module, arguments: Mapping[str, Any], label_names: Sequence[str] = ()) -> None:
-    """Write a network as timm opens it with `local-dir:FOLDER`: config.json, and weights with a checksum.
+    """Write a network as timm opens it with `local-dir:FOLDER`: weights with a checksum, and then config.json.
 
     Args:
         arguments: with which timm makes the network.
@@ -290,8 +290,8 @@ def save_local(folder: Path, model: nn.Module, arguments: Mapping[str, Any], lab
         BossNetError: the disk is full or the folder cannot be written.
     """
     config = {"model_args": dict(arguments), "label_names": list(label_names)}
-    write_atomically(folder / CONFIG, lambda temporary: save_config_for_hf(model, str(temporary), config))
     save_weights(folder / LOCAL_WEIGHTS, model.state_dict())
+    write_atomically(folder / CONFIG, lambda temporary: save_config_for_hf(model, str(temporary), config))
 
 
 def check_role(file: Path) -> None:

@@ -272,8 +272,9 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a search again."""
-    from .report import write_figures, write_report
+    from .report import require_space, write_figures, write_report
 
+    require_space(run)
     page = write_report(run)
     drawn = write_figures(run, figures) if figures is not None else []
     if as_json:

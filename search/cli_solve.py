@@ -119,6 +119,7 @@ def solve(
         print_json([solution.to_json() for solution in solutions])
     else:
         _print_solutions(solutions)
+        console.note(f"a {'lower' if table.lower_is_better else 'higher'} score is better")
 
 
 def _latency(

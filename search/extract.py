@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bossnet_zoo.checkpoint import check_folder, load_json, reading
+from bossnet_zoo.checkpoint import check_folder, is_leftover, load_json, reading
 from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import CheckpointError, UsageError
 from bossnet_zoo.models import build
+from bossnet_zoo.models.weights import LOCAL_WEIGHTS
 from bossnet_zoo.recipes import BOSSNET_M, BOSSNET_T
 from bossnet_zoo.runs import LOCAL, build_model, save_local
 from bossnet_zoo.runtime import Runtime
@@ -76,7 +77,11 @@ def extract(run: FilePath, architecture: str | None, out: FilePath, runtime: Run
     Raises:
         UsageError: `out` already holds something, and what `inherit` raises.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # Weights without a config.json are what an extraction that was cut off left.
+    kept = (
+        [file for file in out.iterdir() if not is_leftover(file) and file.name != LOCAL_WEIGHTS] if out.is_dir() else []
+    )
+    if kept or out.is_file():
         raise UsageError(f"{out} already holds files; choose another --out")
     check_folder(out)
     require_networks(resume_settings(run).space, "bossnet extract")

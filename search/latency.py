@@ -21,7 +21,7 @@ from bossnet_zoo.checkpoint import load_json, save_json
 from bossnet_zoo.errors import UsageError
 from bossnet_zoo.spaces import Arch, Entry, Path, Space, get_space
 
-from .rating_table import is_finite_number
+from .rating_table import is_summable
 from .solver import NS_PER_MS
 
 FORMAT = 1
@@ -222,10 +222,10 @@ def latency_from_json(value: Any, name: str = "latency table") -> LatencyTable:
     for key, given in value["operations"].items():
         if not isinstance(given, dict) or set(given) != {field.name for field in dataclasses.fields(Operation)}:
             raise wrong(f"operation {key!r} is not ms, spread and timings")
-        if not all(is_finite_number(number) and number >= 0 for number in given.values()):
+        if not all(is_summable(number) and number >= 0 for number in given.values()):
             raise wrong(f"operation {key!r} is {given}, which is no time")
     for key, least in (("scale", 0.0), ("offset_ms", float("-inf"))):
-        if not is_finite_number(value[key]) or value[key] < least:
+        if not is_summable(value[key]) or value[key] < least:
             raise wrong(f"{key!r} is {value[key]!r}, which is no time")
     space = get_space(value["space"], **value["space_options"])
     layers = value["layers"]

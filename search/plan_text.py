@@ -60,7 +60,8 @@ def print_plan(
     images = "assumed, as of ImageNet" if assumed else settings.data
     print(f"{images}: {train:,} images to train on, {rated:,} to rate on, {settings.resolution} px")
     print(
-        f"{settings.epochs} epochs {'in all' if settings.method == 'unnas' else 'a block'}, "
+        f"{settings.epochs} epoch{'s' * (settings.epochs > 1)} "
+        f"{'in all' if settings.method == 'unnas' else 'a block'}, "
         f"{drawn_in_a_step(settings.method, settings.num_paths)} a step, "
         f"{settings.global_batch:,} images a step "
         f"= {processes} {'process' if processes == 1 else 'processes'} "

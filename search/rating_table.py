@@ -11,7 +11,6 @@ The plain form has one table per block: `"blocks": [{"4cccc": -3.1}, {"4cccc": -
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from bossnet_zoo.spaces import Arch, Entry, Space, get_space
 
 FORMAT = 1
 ANY = "any"
-_LARGEST = 1e100  # of a rating
+LARGEST = 1e100  # of a rating or an accuracy
 _KNOWN = ("format", "space", "lower_is_better", "blocks")  # keys that are fields; others are kept as they are in `meta`
 
 Ratings = Mapping[str, float]  # by path text
@@ -192,23 +191,16 @@ def ratings_from_json(value: Any, name: str = "ratings", space: str | None = Non
             if not isinstance(ratings, dict):
                 raise wrong(f"block {number}: an entry is no JSON object of ratings")
             for path, rating in ratings.items():
-                if not is_finite_number(rating):
-                    raise wrong(f"block {number}, path {path!r}: {rating!r} is no finite number")
-                if abs(rating) > _LARGEST:
-                    raise wrong(f"block {number}, path {path!r}: {rating!r} is too large to be added up")
+                if not is_summable(rating):
+                    raise wrong(f"block {number}, path {path!r}: {rating!r} is no finite number below {LARGEST:g}")
         tables.append({entry: {path: float(r) for path, r in ratings.items()} for entry, ratings in entries.items()})
     meta = {key: entry for key, entry in value.items() if key not in _KNOWN}
     return RatingTable(space, tuple(tables), lower_is_better, meta)
 
 
-def is_finite_number(value: object) -> bool:
-    """Whether a decoded JSON value is a number that float64 can hold: no text, no boolean, no NaN, no infinity."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+def is_summable(value: object) -> bool:
+    """Whether a decoded JSON value is a number of which many can be added up: no text, boolean or NaN, none huge."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _check_paths(space: Space, block: int, entry: str, ratings: Ratings) -> None:

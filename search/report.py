@@ -19,7 +19,8 @@ from markupsafe import Markup, escape
 from bossnet_zoo import __version__
 from bossnet_zoo.checkpoint import reading, save_text
 from bossnet_zoo.drawing import KINDS, diagram
-from bossnet_zoo.errors import ArchitectureError
+from bossnet_zoo.errors import ArchitectureError, UsageError
+from bossnet_zoo.spaces import space_names
 
 from . import report_figures as figures
 from .report_ranking import draw_epochs, draw_intervals, draw_points, rank_rows
@@ -40,12 +41,26 @@ TRAINED = {
 }
 
 
+RATING_IS = {
+    "bossnas": "the distance to the centre of all paths",
+    "dna": "how far its features are from the teacher's, on average",
+    "unnas": "what it adds to the share of rotations recognised, on average over the architectures through it",
+}
+
+
 class Card(NamedTuple):
     """A headline figure: what, how much, and a remark."""
 
     label: str
     value: str
     note: str = ""
+
+
+def require_space(run: Path) -> None:
+    """Raise `UsageError` where the search's space is not known here, so that its page would say less than it does."""
+    space = read_run(run).config["space"]
+    if space not in space_names():
+        raise UsageError(f"space {space!r} is not known here; type: python YOUR_FILE.py report {run}")
 
 
 def write_report(run: Path) -> Path:
@@ -114,6 +129,7 @@ def render_report(record: RunRecord) -> str:
         facts=_facts(record),
         losses=figures.loss_panels(record),
         trained=TRAINED.get(record.config.get("method", ""), ""),
+        rating_is=RATING_IS.get(record.config.get("method", ""), RATING_IS["bossnas"]),
         ratings=figures.rating_panels(record),
         convergence=figures.convergence_figure(record),
         front=figures.front_figure(record),
@@ -186,7 +202,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
     ratings = f"{record.num_rated:,} paths" if record.num_rated else ""
     return {
         "Space": _space_fact(record),
-        "Method": METHODS.get(config.get("method", ""), config.get("method", "")),
+        "Method": _method_fact(config),
         "Images": _images_fact(record),
         "Labels": "never read while searching; used for the first time to retrain" if record.demo.get("data") else "",
         "Training": _training_fact(config.get("settings", {})),
@@ -194,6 +210,13 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "Seed": str(config.get("seed", "")),
         "Device": config.get("runtime", ""),
     }
+
+
+def _method_fact(config: dict[str, Any]) -> str:
+    method = config.get("method", "")
+    if config.get("settings", {}).get("ensemble") is False and method == "bossnas":
+        return "BossNAS without its ensemble: each block learns without labels, each path towards its own target"
+    return METHODS.get(method, method)
 
 
 def _space_fact(record: RunRecord) -> str:
@@ -221,7 +244,7 @@ def _training_fact(settings: dict[str, Any]) -> str:
         return ""
     method = settings.get("method", "")
     return (
-        f"{settings['epochs']} epochs {'in all' if method == 'unnas' else 'a block'}; "
+        f"{settings['epochs']} epoch{'s' * (settings['epochs'] > 1)} {'in all' if method == 'unnas' else 'a block'}; "
         f"{drawn_in_a_step(method, settings['num_paths'])} and {settings['global_batch']} images "
         f"of {settings['resolution']} pixels a step"
     )

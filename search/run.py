@@ -36,7 +36,7 @@ from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Path, Space
 
 from .compiling import check_compiler, uncompiled
-from .distillation import DistillationTraining
+from .distillation import DistillationTraining, teacher_without_data
 from .prefix import Chain, FrozenPrefix, Stage, load_prefix, stages_of_block
 from .rating import LEARNED, BlockRatings
 from .rating_table import RatingTable, read_ratings
@@ -159,6 +159,8 @@ def _open(settings: SearchSettings, out: FilePath, runtime: Runtime, split_file:
         check_num_paths(setup.space, settings)
     settings.check_batch(len(setup.train_images))
     _check_bounds(settings, setup.space)
+    if settings.method == "dna":
+        teacher_without_data(settings)
     if settings.compile:
         check_compiler(runtime)
     return setup
@@ -185,13 +187,14 @@ def _load_table(setup: Setup) -> RatingTable:
         CheckpointError: they are another search's.
     """
     settings = setup.settings
+    rated_on = min(len(setup.rating_images), settings.rating_images or len(setup.rating_images))
     meta = {
         "space_options": dict(settings.space_options),
         "method": settings.method,
         "data": settings.data,
         "seed": settings.seed,
         "coverage": settings.coverage,
-        "split": {"search_train": len(setup.train_images), "rated_on": len(setup.rating_images)},
+        "split": {"search_train": len(setup.train_images), "rated_on": rated_on},
     }
     file = setup.out / "ratings.json"
     if file.exists():
@@ -312,8 +315,6 @@ def _by_text(space: Space, ratings: Mapping[Path, float]) -> dict[str, float]:
 def _forget_after(setup: Setup, training: Training) -> None:
     """Remove the log records of epochs that will be trained again."""
     file, epoch = setup.out / "metrics.jsonl", training.epoch
-    if not file.exists():
-        return
     own = (training.stage.block, setup.space.entry_text(training.stage.entry))
 
     def keep(record: Mapping[str, Any]) -> bool:
@@ -323,8 +324,12 @@ def _forget_after(setup: Setup, training: Training) -> None:
             record["kind"] == "rating" and record["epoch"] == epoch < setup.settings.epochs
         )
 
-    records = [json.dumps(record) for record in read_jsonl(file) if keep(record)]
-    save_text(file, "".join(record + "\n" for record in records))
+    records = [record for record in read_jsonl(file) if keep(record)]
+    here = [record for record in records if (record["block"], record["entry"]) == own and record["kind"] == "epoch"]
+    if len(here) < epoch:
+        console.note(f"{file} has lost records of {training.name}: its curves are short, its ratings are right")
+    if file.exists():
+        save_text(file, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def open_setup(run: FilePath, runtime: Runtime) -> Setup:

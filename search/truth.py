@@ -27,6 +27,7 @@ from bossnet_zoo.checkpoint import (
     remove_leftovers,
     save_json,
 )
+from bossnet_zoo.datasets import count_classes, open_images
 from bossnet_zoo.determinism import seed_of
 from bossnet_zoo.errors import UsageError, unknown
 from bossnet_zoo.recipes import Recipe
@@ -103,9 +104,12 @@ def start_study(out: Path, study: Study, runtime: Runtime, overwrite: bool = Fal
     """Make the folder of a new study.
 
     Raises:
-        UsageError: `out` already holds something, and `overwrite` is not set or it is no study.
+        UsageError: `out` already holds something, and `overwrite` is not set or it is no study; or a space whose
+            networks have no names.
+        DataError: images without labels, or of one class.
     """
     require_networks(study.space, "bossnet truth")
+    count_classes(*(open_images(study.data, part) for part in study.parts))
     if runtime.is_main:
         if out.exists() and (not out.is_dir() or not all(map(is_leftover, out.iterdir()))):
             if not (overwrite and _is_study(out)):

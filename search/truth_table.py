@@ -17,7 +17,7 @@ from bossnet_zoo.checkpoint import load_json
 from bossnet_zoo.errors import ArchitectureError, BossNetError, UsageError, unknown
 from bossnet_zoo.spaces import Arch, Space
 
-from .rating_table import is_finite_number
+from .rating_table import LARGEST, is_summable
 
 NATS_DATASETS = ("cifar10", "cifar100")
 
@@ -81,8 +81,8 @@ def truth_from_json(value: Any, name: str = "truth") -> TruthTable:
     if not accuracy:
         raise wrong('"accuracy" is empty')
     for text, number in accuracy.items():
-        if not is_finite_number(number):
-            raise wrong(f"{text!r}: {number!r} is no finite number")
+        if not is_summable(number):
+            raise wrong(f"{text!r}: {number!r} is no finite number below {LARGEST:g}")
     meta = {key: entry for key, entry in value.items() if key not in ("space", "accuracy")}
     return TruthTable(space, {text: float(number) for text, number in accuracy.items()}, meta)
 

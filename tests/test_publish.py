@@ -15,7 +15,7 @@ from exporting import lively
 from hub_server import Hub, serve
 from huggingface_hub import ModelCard
 
-from bossnet_zoo.checkpoint import save_json, save_weights
+from bossnet_zoo.checkpoint import load_weights, save_json, save_weights
 from bossnet_zoo.errors import BossNetError, DamagedFileError, UsageError
 from bossnet_zoo.export.hub import Publication, upload, write_repository
 from bossnet_zoo.recipes import BOSSNET_T
@@ -219,7 +219,8 @@ def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch):
     monkeypatch.setattr("bossnet_zoo.runs.save_config_for_hf", full)
     with pytest.raises(BossNetError, match=r"could not be written: .*No space left on device; free some space"):
         write_repository(str(run), REPO, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]  # whole
+    load_weights(tmp_path / "model.safetensors")
 
 
 def test_a_damaged_file_of_published_weights_is_noticed(run, tmp_path):

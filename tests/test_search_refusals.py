@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from searching import CPU
-from tiny_search import RUN_FILES, assert_same_search, run_until_killed, write_images
+from tiny_search import RUN_FILES, assert_same_search, run_until_killed, tiny_settings, write_images
 
 from bossnet_zoo import checkpoint
 from bossnet_zoo.checkpoint import load_json, save_json
 from bossnet_zoo.errors import BossNetError, CheckpointError, DataError, UsageError
+from bossnet_zoo.recipes import BOSSNET_M
 from bossnet_zoo.search import run as run_module
 from bossnet_zoo.search import stage as stage_module
 from bossnet_zoo.search.rating_table import read_ratings
 from bossnet_zoo.search.run import search, start_run
 from bossnet_zoo.search.run_folder import read_config, resume_settings
 from bossnet_zoo.search.states import load_stage, state_file
+from bossnet_zoo.search.truth import Study, start_study
 
 
 def test_a_folder_that_holds_a_run_is_not_touched_without_overwrite(search_settings, whole_search):
@@ -220,3 +222,26 @@ def test_pictures_of_any_mode_and_size_can_be_searched_on(search_settings, tmp_p
     odd = replace(search_settings, data=str(folder), epochs=1, rating_every=0, max_madds=None)
     start_run(tmp_path / "run", odd, CPU)
     assert search(odd, tmp_path / "run", CPU).best
+
+
+def test_a_teacher_that_there_is_not_leaves_no_folder(search_images, tmp_path):
+    with pytest.raises(UsageError, match="unknown model 'resnetfoo'"):
+        start_run(tmp_path / "run", tiny_settings(search_images, method="dna", teacher="resnetfoo"), CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_study_of_images_without_labels_leaves_no_folder(search_images, tmp_path):
+    study = Study("nats", str(search_images), BOSSNET_M.smoke(), 3)
+    with pytest.raises(DataError, match="has no labels"):
+        start_study(tmp_path / "study", study, CPU)
+    assert not (tmp_path / "study").exists()
+
+
+def test_lost_records_of_a_log_are_told(search_settings, whole_search, tmp_path, monkeypatch, capfd):
+    out = tmp_path / "run"
+    start_run(out, search_settings, CPU)
+    assert run_until_killed(search_settings, out, monkeypatch, 4, "before")
+    (out / "metrics.jsonl").unlink()
+    search(resume_settings(out), out, CPU)
+    assert "has lost records of block1-any" in " ".join(capfd.readouterr().err.split())
+    assert load_json(out / "ratings.json")["blocks"] == load_json(whole_search / "ratings.json")["blocks"]
