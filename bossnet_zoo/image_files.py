@@ -51,6 +51,7 @@ class FileSource:
 
 
 def image_files(root: Path) -> list[str]:
+    """All image files in a folder and below, in order."""
     found = []
     seen: set[str] = set()  # a link may lead back
     for parent, folders, files in os.walk(root, followlinks=True):

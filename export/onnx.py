@@ -88,8 +88,8 @@ def write_onnx(
     converted = convert(traced.proto, precision, runtime, calibration, seen=[*noise, *calibration, *images])
     check_graph(converted.proto, precision, converted.exempt)
     meant_for = runtime if precision == "int8" else "any"
-    metadata = replace(traced.metadata, precision=precision, runtime=meant_for)
-    metadata = replace(metadata, notes=(*metadata.notes, *converted.notes))
+    notes = (*traced.metadata.notes, *converted.notes)
+    metadata = replace(traced.metadata, precision=precision, runtime=meant_for, notes=notes)
     metadata.write(converted.proto)
     tolerance = tolerance or TOLERANCES[precision]
     reports: list[ExportReport] = []
