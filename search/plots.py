@@ -16,6 +16,7 @@ from bossnet_zoo.drawing import Diagram, diagram
 from bossnet_zoo.errors import ArchitectureError
 
 from . import svg
+from .rating_table import ANY
 from .svg import Axes, Element, Point, add
 
 WIDE, NARROW = 760, 330  # pixels; narrow figures are readable on a phone
@@ -166,7 +167,8 @@ def draw_ratings(
     rated = {entry: ratings for entry, ratings in entries.items() if ratings}
     scales = {entry: svg.padded([*ratings.values()]) for entry, ratings in rated.items()}
     swarms = {entry: _Swarm.of(ratings, scales[entry], width - 2 * left) for entry, ratings in rated.items()}
-    named, axis = (22.0, 30.0) if len(rated) > 1 else (0.0, 0.0)  # of a row: the entry's name, and ticks between rows
+    named = 0.0 if ANY in rated else 22.0  # of a row: for the entry's name
+    axis = 30.0 if len(rated) > 1 else 0.0  # for ticks between rows
     heights = [named + swarm.height + 48 + axis for swarm in swarms.values()]
     picture = svg.figure(width, sum(heights) - axis + 44, title)
     top, last = 0.0, list(swarms)[-1]
@@ -174,7 +176,7 @@ def draw_ratings(
         axes = Axes(picture, left, top, width - left, top + height - axis, x_range=scales[entry])
         label = "rating: " + ("lower is better" if lower_is_better else "higher is better")
         axes.x_axis(label if entry == last else "", count=3 if axis else 5)
-        if entry != "any":
+        if entry != ANY:
             add(picture, "text", text=f"entered at {entry}", x=left, y=top + 12)
         middle = top + named + 28 + swarm.height / 2
         best = swarm.dots[0 if lower_is_better else -1]
