@@ -7,6 +7,7 @@ import functools
 import os
 import shlex
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,6 +48,7 @@ EXIT_CODES = (
     "0 done; 1 failed while at work; 2 the request is wrong; 3 an exported file does not compute what PyTorch does; "
     "130 interrupted"
 )
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or what one may use of it
 INTERRUPTED = 130  # what typer makes of Ctrl-C, as shells do
 
 app = typer.Typer(
@@ -264,6 +266,12 @@ def whole_app() -> typer.Typer:
     return app
 
 
+def _report_in_thread(failed: threading.ExceptHookArgs) -> None:
+    """No traceback for a full disk: TensorBoard, whose thread writes, raises it once more in the main thread."""
+    if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in _FULL):
+        threading.__excepthook__(failed)
+
+
 def main() -> None:
     """Run the command line. Users' mistakes end in one sentence and exit code 1 or 2, other errors in a traceback."""
     # OpenMP's threads spin while they wait for one another, and starve where other programs want the cores: a small
@@ -271,6 +279,7 @@ def main() -> None:
     # and a step of the demo's supernet, which takes one thread for that reason, 40 to 50 %. The variable is read when
     # torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    threading.excepthook = _report_in_thread
     try:
         whole_app()()
     except StoppedError as stop:
@@ -290,7 +299,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _FULL:
             raise
         console.notes.quiet = False  # what other packages write, TensorBoard for one
         console.notes.print(f"error: {error}; free some space or choose another --out", markup=False, style="bold red")

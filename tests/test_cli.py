@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 import click
 import pytest
@@ -181,6 +182,15 @@ def test_a_full_disk_is_one_sentence_whoever_writes(monkeypatch, capfd):
         1,
         "error: [Errno 28] No space left on device; free some space or choose another --out\n",
     )
+
+
+def test_a_full_disk_met_in_a_thread_prints_no_traceback(monkeypatch, capfd):
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    run(monkeypatch, capfd, "--version")
+    for number, said in ((errno.ENOSPC, False), (errno.EIO, True)):
+        error = OSError(number, "in a thread")
+        threading.excepthook(threading.ExceptHookArgs((OSError, error, None, None)))
+        assert ("in a thread" in capfd.readouterr().err) == said
 
 
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise():
