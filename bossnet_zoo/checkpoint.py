@@ -105,18 +105,28 @@ def load_json(path: Path, what: str = "JSON file") -> Any:
 
     Raises:
         UsageError: the file does not exist.
-        BossNetError: it is not JSON.
+        BossNetError: it is not JSON, or an object in it has two values by one name.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
     except FileNotFoundError:
         raise UsageError(f"{what} {path} does not exist") from None
     except OSError as error:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BossNetError(
             f"{what} {path} is not valid JSON ({error}); it may be damaged or cut short; {_BACK}"
         ) from None
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; Python's own reading would keep the last of two values by one name, without a word."""
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name!r} stands twice in one object")
+        values[name] = value
+    return values
 
 
 @contextlib.contextmanager
@@ -156,7 +166,7 @@ def check_fields(cls: type, values: Any, what: str) -> None:
     if foreign := sorted(set(values) - set(fields)):
         raise UsageError(f"{what} {', '.join(foreign)} are not known to this version of bossnet-zoo; {_BACK}")
     for name, field in fields.items():
-        if name in values and not _fits(values[name], hints[name]):
+        if name in values and not fits_type(values[name], hints[name]):
             raise UsageError(
                 f"{what}: {name} is {str(values[name])[:80]!r}, which it cannot be; it is a {field.type}; {_BACK}"
             )
@@ -164,16 +174,16 @@ def check_fields(cls: type, values: Any, what: str) -> None:
             raise UsageError(f"{what}: {name} is missing; {_BACK}")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits_type(value: Any, hint: Any) -> bool:
     """Whether a decoded JSON value is of a type, as far as JSON can tell; lists stand for tuples."""
     kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind in (typing.Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
+        return any(fits_type(value, argument) for argument in arguments)
     if kind is typing.Literal:
         return value in arguments
     if kind is tuple and isinstance(value, list | tuple):
         items = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
-        return len(items) == len(value) and all(map(_fits, value, items))
+        return len(items) == len(value) and all(map(fits_type, value, items))
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
     if kind is int:

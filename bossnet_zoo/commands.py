@@ -176,6 +176,9 @@ def resized(
     return replace(recipe, **{name: value for name, value in sizes.items() if value is not None})  # type: ignore[arg-type]
 
 
+_PYTHON = {"True": "true", "False": "false", "None": "null"}  # how they are written there, and in JSON
+
+
 def parse_options(pairs: list[str] | None) -> dict[str, Any]:
     """`["base_width=8", "act_layer=relu"]` -> `{"base_width": 8, "act_layer": "relu"}`. Raises `UsageError`."""
     options: dict[str, Any] = {}
@@ -184,7 +187,7 @@ def parse_options(pairs: list[str] | None) -> dict[str, Any]:
         if not sign:
             raise UsageError(f"--option {pair!r} has no value; write NAME=VALUE, for instance base_width=8")
         try:
-            options[name] = json.loads(value)
+            options[name] = json.loads(_PYTHON.get(value, value))
         except json.JSONDecodeError:  # a word, as in act_layer=relu
             options[name] = value
     return options

@@ -75,3 +75,13 @@ def unknown(kind: str, given: str, known: Iterable[str], hint: str = "") -> Usag
     more = [f"known: {', '.join(names)}"] if len(names) <= 12 else []
     more += [hint] if hint else []
     return UsageError(f"{message}{' ' if near else '; '}{'; '.join(more)}" if more else message)
+
+
+def require_at_least(**values: tuple[float, float]) -> None:
+    """Raise `UsageError` for a value, given as (value, least value), that is below its least value.
+
+    >>> require_at_least(base_width=(8, 1))
+    """
+    for name, (value, least) in values.items():
+        if not value >= least:
+            raise UsageError(f"{name} is {value}; it must be at least {least}")

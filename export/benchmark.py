@@ -71,6 +71,13 @@ class Row:
     note: str = ""
 
 
+def check_runtimes(names: Sequence[str]) -> None:
+    """Raise `UsageError` for a name that is none of `RUNTIMES`."""
+    for name in names:
+        if name not in RUNTIMES:
+            raise unknown("runtime", name, (*RUNTIMES, "all"))
+
+
 def benchmark_network(
     model: nn.Module,
     name: str,
@@ -95,9 +102,7 @@ def benchmark_network(
     Raises:
         UsageError: an unknown runtime.
     """
-    for runtime in runtimes:
-        if runtime not in RUNTIMES:
-            raise unknown("runtime", runtime, (*RUNTIMES, "all"))
+    check_runtimes(runtimes)
     if threads:
         torch.set_num_threads(threads)
     candidates = _Candidates(model, folder, max(batches), threads, calibration)

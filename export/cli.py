@@ -179,9 +179,10 @@ def benchmark(
 def _measure(networks: dict[str, Any], formats: str, settings: dict[str, Any]) -> list[Any]:
     import tempfile
 
-    from .benchmark import RUNTIMES, benchmark_network
+    from .benchmark import RUNTIMES, benchmark_network, check_runtimes
 
     runtimes = tuple(RUNTIMES) if formats == "all" else tuple(formats.split(","))
+    check_runtimes(runtimes)
     rows = []
     for name, network in networks.items():
         console.note(f"measuring {name}")

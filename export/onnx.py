@@ -109,7 +109,7 @@ def write_onnx(
             tolerance=tolerance,
             parity=parity,
             on_images=on_images,
-            notes=converted.notes,
+            notes=notes,
         )
         save_json(path.with_name(path.name + ".json"), report.to_json())  # before the file has a name: never without
         reports.append(report)

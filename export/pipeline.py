@@ -125,6 +125,8 @@ def export_network(model: nn.Module, name: str, out: Path, request: Request) -> 
     count = sum(map(len, calibration))
     if request.precision == "int8" and count < FEW_IMAGES:
         console.note(f"INT8 learns its ranges from {count} images alone; {FEW_IMAGES} or more are usual")
+    if request.precision == "int8":
+        metadata = replace(metadata, notes=(*metadata.notes, f"calibrated on {count} images of {request.calibration}"))
     traced = trace(model, metadata, graph)
     reports: list[ExportReport | EngineReport] = []
     for runtime in _runtimes(request):

@@ -160,13 +160,20 @@ class OnnxSession:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         check_input(images, self.metadata)
+        wanted = tuple(self.session.get_inputs()[0].shape)  # numbers, and names where the file takes any
+        if any(isinstance(side, int) and side != given for side, given in zip(wanted, images.shape, strict=True)):
+            raise UsageError(f"a batch of shape {images.shape} was given; the file takes {_shape_text(wanted)}")
         try:
             return self.session.run(None, {INPUT: images})[0]
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
-            wanted, reason = tuple(self.session.get_inputs()[0].shape), " ".join(str(error).split())[:300]
             raise UsageError(
-                f"ONNX Runtime refuses a batch of shape {images.shape}; the file takes {wanted}: {reason}"
+                f"ONNX Runtime refuses a batch of shape {images.shape}; the file takes {_shape_text(wanted)}: "
+                f"{' '.join(str(error).split())[:300]}"
             ) from error
+
+
+def _shape_text(shape: Sequence[int | str]) -> str:
+    return f"({', '.join(map(str, shape))})"
 
 
 def _providers(device: str) -> tuple[tuple[str, ...], list[dict[str, str]]]:

@@ -111,7 +111,9 @@ def search(
     rated_per_path: Annotated[
         int | None, typer.Option(help="unnas: architectures through each path whose accuracy is measured.")
     ] = None,
-    views: Annotated[str | None, typer.Option(help="byol, digits, cifar or crops.")] = None,
+    views: Annotated[
+        str | None, typer.Option(help="byol, digits, cifar or crops; by default as suits preset and data.")
+    ] = None,
     augment: Annotated[str | None, typer.Option(help="In workers, or on the device.")] = None,
     workers: Workers = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the computation on a CPU.")] = None,

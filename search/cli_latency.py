@@ -104,8 +104,12 @@ def show(
         figures = (f"{operation.ms:.3f}", f"{100 * operation.spread:.1f} %", f"{operation.timings}")
         rows.append((what, given, answer, *figures))
     console.print_table(rows)
-    print(f"\na network takes {table.scale:.3f} x the sum {table.offset_ms:+.3f} ms")
+    print(f"\na network takes {table.scale:.3f} x the sum, {_signed(table.offset_ms)}")
     _print_check(table)
+
+
+def _signed(offset_ms: float) -> str:
+    return f"{'less' if offset_ms < 0 else 'and'} {abs(offset_ms):.3f} ms"
 
 
 def _print_check(table: LatencyTable) -> None:

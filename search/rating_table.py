@@ -215,7 +215,13 @@ def _check_paths(space: Space, block: int, entry: str, ratings: Ratings) -> None
         raise UsageError(
             f"ratings of block {block + 1}, entry {entry!r}: {foreign!r} is no path that space {space.name!r} has "
             f"there; it has {len(legal)}, such as {min(legal)}; the rule and examples: bossnet space {space.name}"
+            f"{changed_by_options(space)}"
         )
+
+
+def changed_by_options(space: Space) -> str:
+    """The end of a sentence that sends its reader to `bossnet space`, which shows the space without options."""
+    return "" if space == get_space(space.name) else ", of which this one differs by its space_options"
 
 
 def _frozen(value: Any) -> Any:

@@ -290,6 +290,8 @@ _BASES = {"paper": PAPER, "demo": DEMO}
 def get_preset(name: str, space: str = "hytra", method: str = "bossnas", **asked: Any) -> SearchSettings:
     """The settings of a preset, `paper` or `demo`, for a space and a method.
 
+    For other images than digits the demo takes the paper's views.
+
     Args:
         asked: settings that differ from the preset's; `space_options` are added to its own.
 
@@ -307,6 +309,8 @@ def get_preset(name: str, space: str = "hytra", method: str = "bossnas", **asked
     if space == "nats" and str(asked.get("data", "")).startswith("cifar100"):
         options["dataset"] = "cifar100"
     options |= asked.pop("space_options", {})
+    if name == "demo" and asked.get("data", base.data) != base.data:  # its views are made for digits
+        asked = {"views": get_preset("paper", space, method).views, **asked}
     settings = replace(base, **{**changes, "space_options": options, **asked})
     settings.make_space()
     return settings

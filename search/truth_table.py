@@ -17,7 +17,7 @@ from bossnet_zoo.checkpoint import load_json
 from bossnet_zoo.errors import ArchitectureError, BossNetError, UsageError, unknown
 from bossnet_zoo.spaces import Arch, Space
 
-from .rating_table import LARGEST, is_summable
+from .rating_table import LARGEST, changed_by_options, is_summable
 
 NATS_DATASETS = ("cifar10", "cifar100")
 
@@ -49,7 +49,7 @@ class TruthTable:
             try:
                 arch = space.parse(text)
             except ArchitectureError as error:
-                raise UsageError(f"accuracies: {error}") from None
+                raise UsageError(f"accuracies: {error}{changed_by_options(space)}") from None
             result[arch] = accuracy
         return result
 

@@ -203,6 +203,12 @@ def test_files_that_are_missing_or_no_json_are_named(tmp_path):
         load_json(tmp_path)
 
 
+def test_two_values_by_one_name_are_refused_instead_of_taking_the_last(tmp_path):
+    (tmp_path / "twice.json").write_text('{"blocks": [{"8:8": 1.0, "8:16": 2.0, "8:8": 3.0}]}')
+    with pytest.raises(BossNetError, match=r"twice.json is not valid JSON \('8:8' stands twice in one object\)"):
+        load_json(tmp_path / "twice.json")
+
+
 def test_sha256_is_that_of_the_file(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     assert checkpoint.sha256(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

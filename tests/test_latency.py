@@ -282,9 +282,11 @@ def test_show_fits_eighty_columns_and_says_what_was_measured(tmp_path):
     assert "mean relative error 2.13 %" in printed
     assert "Kendall tau 0.900" in printed
     assert "Spearman" not in printed
-    unchecked = replace(table, check=None)
+    assert "a network takes 1.000 x the sum, and 0.000 ms" in lines
+    unchecked = replace(table, check=None, offset_ms=-0.732)
     unchecked.write(tmp_path / "latency.json")
-    assert "not checked" in run("latency", "show", str(tmp_path / "latency.json"))
+    again = run("latency", "show", str(tmp_path / "latency.json"))
+    assert "x the sum, less 0.732 ms\nnot checked" in again
     assert json.loads(run("latency", "show", str(tmp_path / "latency.json"), "--json"))["check"] is None
 
 

@@ -52,6 +52,17 @@ def test_rank_keeps_its_figures_in_the_folder_of_a_search(files, tmp_path):
     assert (tmp_path / "ranking.json").exists()
 
 
+def test_an_architecture_outside_a_narrowed_space_is_refused_as_such(files, tmp_path):
+    narrow = {"8:8": 1.0, "16:16": 2.0}
+    ratings = {"space": "nats", "space_options": {"widths": [8, 16]}, "blocks": [narrow, narrow, {"8": 1.0}]}
+    (tmp_path / "ratings.json").write_text(json.dumps(ratings))
+    (tmp_path / "truth.json").write_text(json.dumps({"space": "nats", "accuracy": {"64:8:8:8:8": 1.0}}))
+    with pytest.raises(
+        UsageError, match=r"width 64 is not allowed; .* of which this one differs by its space_options$"
+    ):
+        run("rank", *files)
+
+
 def test_rank_wants_one_truth(files):
     with pytest.raises(UsageError, match="--truth FILE or --nats-bench FOLDER"):
         run("rank", files[0])

@@ -89,10 +89,9 @@ def test_wrong_types_and_shapes_are_refused(files, images):
 
 def test_a_wrong_size_is_refused_in_one_line(files):
     with pytest.raises(
-        UsageError, match=r"refuses a batch of shape \(1, 3, 64, 64\); the file takes \('batch', 3, 32"
-    ) as error:
+        UsageError, match=r"^a batch of shape \(1, 3, 64, 64\) was given; the file takes \(batch, 3, 32, 32\)$"
+    ):
         open_session(files / "net.onnx")(np.zeros((1, 3, 64, 64), np.float32))
-    assert "\n" not in str(error.value)
 
 
 def test_bf16_is_refused_on_a_cpu(tmp_path):

@@ -63,6 +63,14 @@ def test_the_demo_is_the_same_search_in_miniature():
     assert DEMO.make_space().count() == PAPER.make_space().count()
 
 
+def test_the_demo_sees_photographs_as_the_paper_does():
+    assert get_preset("demo").views == get_preset("demo", data="digits").views == "digits"
+    assert get_preset("demo", data="photos").views == "byol"
+    assert get_preset("demo", "nats", data="cifar10").views == "cifar"
+    assert get_preset("demo", method="dna", teacher="resnet18", data="photos").views == "crops"
+    assert get_preset("demo", data="photos", views="digits").views == "digits"
+
+
 @pytest.mark.parametrize("name", ["paper", "demo"])
 @pytest.mark.parametrize("space", space_names())
 @pytest.mark.parametrize("method", METHODS)

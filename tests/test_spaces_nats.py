@@ -134,6 +134,25 @@ def test_a_misspelt_space_or_option_gets_a_suggestion():
         get_space("nats", dataset="cifar-10")
 
 
+@pytest.mark.parametrize(
+    ("space", "options", "message"),
+    [
+        ("hytra", {"base_width": "abc"}, "option base_width of the hytra space is 'abc', .* it is a int, such as 64"),
+        ("hytra", {"se": "maybe"}, "option se of the hytra space is 'maybe'"),
+        ("hytra", {"base_width": -8}, "base_width is -8; it must be at least 1"),
+        ("hytra", {"block_layers": [0]}, r"block_layers \(0,\) is not possible"),
+        ("mbconv", {"width": -1}, "width is -1; it must be positive"),
+        ("mbconv", {"in_chans": 0}, "in_chans is 0"),
+        ("nats", {"widths": "abc"}, "option widths of the nats space is 'abc'"),
+        ("nats", {"widths": [8, 8]}, r"widths \(8, 8\) are not possible"),
+        ("nats", {"default_resolution": 0}, "default_resolution is 0"),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_refused(space, options, message):
+    with pytest.raises(UsageError, match=message):
+        get_space(space, **options)
+
+
 def test_options_may_come_from_a_json_file():
     assert get_space("nats", widths=[8, 16]) == NatsSpace(widths=(8, 16))
     assert hash(get_space("hytra", block_layers=[2, 2]))

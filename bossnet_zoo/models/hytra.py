@@ -16,14 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from timm.layers import get_act_layer
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, require_at_least
 from ..spaces.hytra import STRIDES, HyTraArch
 from .hytra_layers import ResAtt, ResConv, init_weights, make_downsample
-from .network import Network, check_options, require
+from .network import Network, activation, check_options
 from .weights import build_variant, imagenet_cfg
 
 # --- from an architecture to its layers
@@ -124,16 +123,15 @@ class HyTra(Network):
     ):
         arch = HyTraArch.parse(arch) if isinstance(arch, str) else arch
         check_output_stride(arch, output_stride)
-        check_options(num_classes, in_chans, global_pool, drop_rate, drop_path_rate, act_layer)
+        check_options(num_classes, in_chans, global_pool, drop_rate, drop_path_rate, act_layer, se)
         head_dim = base_width if head_dim is None else head_dim
-        require(base_width=(base_width, 1), head_dim=(head_dim, 1))
+        require_at_least(base_width=(base_width, 1), head_dim=(head_dim, 1))
         if base_width % head_dim:
             raise UsageError(f"head_dim {head_dim} does not divide the {base_width} channels of base_width")
         if last_stride not in (1, 2):
             raise UsageError(f"last_stride {last_stride} is not possible; allowed: 1, 2")
         super().__init__(arch, num_classes, in_chans, drop_rate)
-        act = get_act_layer(act_layer)
-        assert act is not None
+        act = activation(act_layer)
 
         self.conv1 = nn.Conv2d(in_chans, base_width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(base_width)

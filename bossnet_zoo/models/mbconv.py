@@ -14,7 +14,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from timm.layers import get_act_layer
 from timm.models import generate_default_cfgs, register_model
 from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models._efficientnet_builder import EfficientNetBuilder, decode_arch_def
@@ -36,7 +35,7 @@ from ..spaces.mbconv import (
     MBConvSpace,
     scale_channels,
 )
-from .network import check_options
+from .network import activation, check_options
 from .weights import LoadsWeightFiles, build_variant, imagenet_cfg
 
 # --- the network in timm's notation, `ir_r1_k3_s2_e6_c24_se0.25`
@@ -135,7 +134,7 @@ class MBConvNet(LoadsWeightFiles, EfficientNet):
         drop_path_rate: float = 0.0,
     ):
         arch = MBConvArch.parse(arch) if isinstance(arch, str) else arch
-        check_options(num_classes, in_chans, global_pool, drop_rate, drop_path_rate, act_layer)
+        check_options(num_classes, in_chans, global_pool, drop_rate, drop_path_rate, act_layer, se)
         if output_stride not in (8, 16, 32):
             raise UsageError(f"output_stride {output_stride} is not possible for {arch}; allowed: 8, 16, 32")
         super().__init__(
@@ -146,7 +145,7 @@ class MBConvNet(LoadsWeightFiles, EfficientNet):
             stem_size=scale_channels(STEM_CHANNELS, width),
             fix_stem=True,
             output_stride=output_stride,
-            act_layer=get_act_layer(act_layer),
+            act_layer=activation(act_layer),
             norm_layer=nn.BatchNorm2d,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,

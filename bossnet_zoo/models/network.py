@@ -18,15 +18,8 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, require_at_least
 from .weights import LoadsWeightFiles
-
-
-def require(**options: tuple[int, int]) -> None:
-    """Raise `UsageError` for an option, given as (value, least value), that is below its least value."""
-    for name, (value, least) in options.items():
-        if value < least:
-            raise UsageError(f"{name} is {value}; it must be at least {least}")
 
 
 def check_options(
@@ -36,18 +29,26 @@ def check_options(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     act_layer: type[nn.Module] | str = "relu",
+    se: bool = True,
 ) -> None:
-    """Raise `UsageError` for an option, of those that all networks have, that would fail once images come."""
-    require(num_classes=(num_classes, 0), in_chans=(in_chans, 1))
+    """Raise `UsageError` for an option, of those that networks share, that would fail later or mean something else."""
+    require_at_least(num_classes=(num_classes, 0), in_chans=(in_chans, 1))
     for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
         if not 0 <= rate < 1:
             raise UsageError(f"{name} is {rate}; it must be at least 0 and less than 1")
     if num_classes and not global_pool:
         raise UsageError("a classifier needs pooling in front of it; give num_classes=0 beside global_pool=''")
+    if not isinstance(se, bool):
+        raise UsageError(f"se is {se!r}; allowed: true, false")
+    activation(act_layer)
+
+
+def activation(name: type[nn.Module] | str) -> type[nn.Module]:
+    """timm's activation of that name. Raises `UsageError`."""
     try:
-        get_act_layer(act_layer)
+        return get_act_layer(name)
     except KeyError:
-        raise UsageError(f"unknown activation {act_layer!r}; allowed: timm's, as relu, silu, gelu or mish") from None
+        raise UsageError(f"unknown activation {name!r}; allowed: timm's, as relu, silu, gelu or mish") from None
 
 
 class Network(LoadsWeightFiles, nn.Module, abc.ABC):

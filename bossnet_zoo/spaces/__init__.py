@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 
+from ..checkpoint import fits_type
 from ..errors import ArchitectureError, UsageError, unknown
 from .hytra import HyTraArch, HyTraSpace
 from .mbconv import MBConvArch, MBConvSpace
@@ -70,10 +72,18 @@ def get_space(name: str, **options) -> Space:
     """
     if name not in _SPACES:
         raise unknown("space", name, _SPACES)
-    fields = [field.name for field in dataclasses.fields(_SPACES[name])]
+    fields = {field.name: field for field in dataclasses.fields(_SPACES[name])}
     for option in options:
         if option not in fields:
             raise unknown(f"option of the {name} space", option, fields)
+    types = typing.get_type_hints(_SPACES[name]) if options else {}
+    for option, value in options.items():
+        if not fits_type(value, types[option]):
+            default = "" if fields[option].default is dataclasses.MISSING else f", such as {fields[option].default}"
+            raise UsageError(
+                f"option {option} of the {name} space is {value!r}, which it cannot be; it is a "
+                f"{fields[option].type}{default}"
+            )
     # Options that come from a JSON file have lists where a frozen value needs tuples.
     return _SPACES[name](**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from ..errors import ArchitectureError
+from ..errors import ArchitectureError, require_at_least
 from .space import Cost, Entry, halve, split_layers
 
 STRIDES = (4, 8, 16, 32)
@@ -121,7 +121,6 @@ class HyTraSpace:
         base_width: channels of the stem and inner channels at stride 4; inner channels double with the stride, and a
             layer puts out four times its inner channels. 64 in the paper.
         se: squeeze-excite in ResConv (BossNet-T0 and T1; T0 without SE has none).
-        act_layer: timm's name of the activation.
         act_layer: timm's name of the activation (T0 without SE has `relu`); no part of the cost.
         num_classes: outputs of the classifier, which is part of the cost.
         in_chans: channels of an image.
@@ -136,6 +135,19 @@ class HyTraSpace:
     in_chans: int = 3
     name: ClassVar[str] = "hytra"
     default_resolution: int = 224
+
+    def __post_init__(self) -> None:
+        if not self.block_layers or min(self.block_layers) < 1:
+            raise ArchitectureError(
+                f"block_layers {self.block_layers} is not possible: a hytra space has blocks of one or more layers, "
+                f"such as (4, 4, 4, 4); {_HINT}"
+            )
+        require_at_least(
+            base_width=(self.base_width, 1),
+            num_classes=(self.num_classes, 0),
+            in_chans=(self.in_chans, 1),
+            default_resolution=(self.default_resolution, 1),
+        )
 
     @property
     def num_blocks(self) -> int:

@@ -14,12 +14,13 @@ The written form is the candidates' digits, block by block: `11-1111-1101-1011-1
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from ..errors import ArchitectureError
+from ..errors import ArchitectureError, UsageError, require_at_least
 from .space import Cost, Entry, halve
 
 
@@ -134,6 +135,13 @@ class MBConvSpace:
                 f"block_layers {self.block_layers} is not possible: an mbconv space has {len(STAGES)} blocks of one or "
                 f"more layers, such as (2, 4, 4, 4, 4); {_HINT}"
             )
+        if not 0 < self.width < math.inf:
+            raise UsageError(f"width is {self.width}; it must be positive and finite")
+        require_at_least(
+            num_classes=(self.num_classes, 0),
+            in_chans=(self.in_chans, 1),
+            default_resolution=(self.default_resolution, 1),
+        )
 
     @property
     def num_blocks(self) -> int:

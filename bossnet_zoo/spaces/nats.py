@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..errors import ArchitectureError, UsageError, unknown
+from ..errors import ArchitectureError, UsageError, require_at_least, unknown
 from .space import Cost, Entry, halve, split_layers
 
 WIDTHS = (8, 16, 24, 32, 40, 48, 56, 64)
@@ -98,11 +98,12 @@ class NatsSpace:
     def __post_init__(self) -> None:
         if self.dataset not in BLOCK_LAYERS:
             raise unknown("dataset of the nats space", self.dataset, BLOCK_LAYERS)
-        if not self.widths or not set(self.widths) <= set(WIDTHS):
+        if not self.widths or not set(self.widths) <= set(WIDTHS) or len(set(self.widths)) < len(self.widths):
             allowed = ", ".join(map(str, WIDTHS))
             raise UsageError(
                 f"widths {self.widths} are not possible in a nats space; allowed: some of {allowed}; {_HINT}"
             )
+        require_at_least(in_chans=(self.in_chans, 1), default_resolution=(self.default_resolution, 1))
 
     @property
     def block_layers(self) -> tuple[int, ...]:

@@ -6,11 +6,11 @@ candidates are the stand-alone network's own modules, so that weights carry over
 
 from __future__ import annotations
 
-from timm.layers import get_act_layer
 from torch import Tensor, nn
 
 from bossnet_zoo.models.hytra import layer_names
 from bossnet_zoo.models.hytra_layers import ResAtt, ResConv, init_weights, make_downsample
+from bossnet_zoo.models.network import activation
 from bossnet_zoo.spaces.hytra import STRIDES, HyTraArch, HyTraSpace, Layer
 
 from .block import SupernetBlock, keep_only, state_under
@@ -32,8 +32,7 @@ class HyTraBlock(SupernetBlock):
         super().__init__()
         self.entry = entry
         self.first_layer = sum(space.block_layers[:block])
-        act, base_width = get_act_layer(space.act_layer), space.base_width
-        assert act is not None
+        act, base_width = activation(space.act_layer), space.base_width
         self.num_features = 32 * base_width
 
         def channels(scale: int) -> int:
