@@ -11,18 +11,17 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
 import shutil
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import BossNetError, CheckpointError, DamagedFileError, UsageError
+from .json_types import fits_type
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,30 +171,6 @@ def check_fields(cls: type, values: Any, what: str) -> None:
             )
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:
             raise UsageError(f"{what}: {name} is missing; {_BACK}")
-
-
-def fits_type(value: Any, hint: Any) -> bool:
-    """Whether a decoded JSON value is of a type, as far as JSON can tell; lists stand for tuples."""
-    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if kind in (typing.Union, types.UnionType):
-        return any(fits_type(value, argument) for argument in arguments)
-    if kind is typing.Literal:
-        return value in arguments
-    if kind is tuple and isinstance(value, list | tuple):
-        items = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
-        return len(items) == len(value) and all(map(fits_type, value, items))
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return kind is Any or isinstance(value, kind)
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number that float64 cannot hold
-        return False
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:

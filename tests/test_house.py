@@ -76,17 +76,19 @@ def part_of(module: str) -> str:
     first = name.partition(".")[0]
     if first.startswith(("cli", "__main__")):
         return "cli"
-    return first if first in ("spaces", "models", "search", "export", "errors") else "zoo"
+    if first in ("errors", "json_types"):
+        return "ground"
+    return first if first in ("spaces", "models", "search", "export") else "zoo"
 
 
 MAY_IMPORT = {
-    "errors": set(),
-    "spaces": {"errors"},
-    "models": {"errors", "spaces", "zoo"},
-    "zoo": {"errors", "spaces", "models"},
-    "search": {"errors", "spaces", "models", "zoo", "export"},
-    "export": {"errors", "spaces", "models", "zoo"},
-    "cli": {"errors", "spaces", "models", "zoo", "search", "export"},
+    "ground": set(),
+    "spaces": {"ground"},
+    "models": {"ground", "spaces", "zoo"},
+    "zoo": {"ground", "spaces", "models"},
+    "search": {"ground", "spaces", "models", "zoo", "export"},
+    "export": {"ground", "spaces", "models", "zoo"},
+    "cli": {"ground", "spaces", "models", "zoo", "search", "export"},
 }
 
 

@@ -148,12 +148,11 @@ class HyTra(Network):
                 if operation == "s":
                     modules.append(make_downsample(in_channels, 4 * width, act))
                     continue
-                rate = rates.pop(0)
+                rate, shape = rates.pop(0), (in_channels, width, stride)
                 if operation == "c":
-                    kwargs = {"se": se, "act_layer": act, "drop_path": rate, "dilation": dilation}
-                    modules.append(ResConv(in_channels, width, stride, **kwargs))
+                    modules.append(ResConv(*shape, se=se, act_layer=act, drop_path=rate, dilation=dilation))
                 else:
-                    modules.append(ResAtt(in_channels, width, stride, head_dim=head_dim, act_layer=act))
+                    modules.append(ResAtt(*shape, head_dim=head_dim, act_layer=act))
             self.add_module(f"layer{number}", nn.Sequential(*modules))
             self.feature_info.append({"num_chs": 4 * width, "reduction": reduction, "module": f"layer{number}"})
         self.drop_layers_after(arch.last_scale + 1, drop_norm=False)  # these scales have none

@@ -6,8 +6,8 @@ import dataclasses
 import re
 import typing
 
-from ..checkpoint import fits_type
 from ..errors import ArchitectureError, UsageError, unknown
+from ..json_types import fits_type
 from .hytra import HyTraArch, HyTraSpace
 from .mbconv import MBConvArch, MBConvSpace
 from .nats import NatsArch, NatsSpace
