@@ -142,6 +142,9 @@ def _run(
         os.dup2(opened, number)
         os.close(opened)
     os.environ.update(environment)
+    # A process that was forked by a server starts its own ones by such servers too, each of which imports torch anew
+    # and outlives a SIGKILL of its parent. A command that a user types forks its loading processes.
+    multiprocessing.set_start_method("fork", force=True)
     os.chdir(folder)
     sys.argv = ["bossnet", *arguments]
     if limit is not None:
