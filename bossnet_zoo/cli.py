@@ -158,7 +158,7 @@ def train(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A timm name, an architecture (4c-8c-16ca-32ac), or a run to begin from.",
+            help="A timm name, an architecture (4c-8c-16ca-32ac), or a folder to begin from.",
             autocompletion=complete_model,
         ),
     ] = None,

@@ -41,7 +41,8 @@ def resolve_model(model: str | Arch, options: Mapping[str, Any] | None = None) -
     ('hytra', {'arch': '4c-8c', 'base_width': 8})
 
     Args:
-        model: a timm name (also `hf-hub:...` and `local-dir:...`), or an architecture, perhaps with its space in front.
+        model: a timm name (also `hf-hub:...`, `local-dir:...` and the folder alone, where it holds a network in timm's
+            form), or an architecture, perhaps with its space in front.
         options: further arguments of the network.
 
     Raises:
@@ -52,6 +53,8 @@ def resolve_model(model: str | Arch, options: Mapping[str, Any] | None = None) -
         return _GENERIC_NAMES[type(model)], {"arch": str(model), **options}
     if is_model(model) or model.startswith(("hf-hub:", LOCAL)):
         return model, options
+    if _is_local(Path(model)):
+        return f"{LOCAL}{model}", options
     for prefix in _SPACE_PREFIXES:
         model = model.removeprefix(prefix)
     _check_path(model)
@@ -67,8 +70,6 @@ def _check_path(model: str) -> None:
         raise UsageError(f"{model} does not exist; give a run's folder, or a network's name with --weights FILE")
     if path.suffix in _WEIGHTS_FILES:
         raise UsageError(f"{model} does not say which network it is of; type its name, and --weights {model}")
-    if (path / CONFIG).is_file() and (path / LOCAL_WEIGHTS).is_file():
-        raise UsageError(f"{model} is an extracted or published network; type {LOCAL}{model}")
     if not model or path.exists():
         raise UsageError(f"{_no_run(path) if model else 'the name of the model is empty'}; {_NAMES}")
     if "/" in model:
@@ -158,9 +159,16 @@ class RunConfig:
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether `path` is a folder with a `config.json`, or a .safetensors file in one."""
+    """Whether `path` is a folder with a `config.json`, or a .safetensors file in one, and no network in timm's form."""
     path = Path(path)
-    return (path.is_dir() or (path.suffix == ".safetensors" and path.exists())) and _config_file(path).is_file()
+    if not (path.is_dir() or (path.suffix == ".safetensors" and path.exists())):
+        return False
+    return _config_file(path).is_file() and not _is_local(_config_file(path).parent)
+
+
+def _is_local(folder: Path) -> bool:
+    """Whether a folder holds a network in timm's form, as `bossnet extract` and `bossnet publish` write it."""
+    return (folder / CONFIG).is_file() and (folder / LOCAL_WEIGHTS).is_file()
 
 
 def _config_file(path: Path) -> Path:
@@ -178,10 +186,6 @@ def load_config(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"{_no_run(Path(path))}; make one with: bossnet train MODEL --data DATA --out RUN")
     config = load_json(file, "run's settings")
     if not isinstance(config, dict) or config.get("kind") != "train":
-        if isinstance(config, dict) and "architecture" in config:
-            raise UsageError(
-                f"{file.parent} is no training run but an extracted or published network; type local-dir:{file.parent}"
-            )
         raise UsageError(f"{_no_run(file.parent)}; make one with: bossnet train MODEL --data DATA --out RUN")
     check_fields(RunConfig, config, f"{file}: the run's settings")
     check_preprocessing(config["preprocessing"], f"{file}: preprocessing")
@@ -202,8 +206,9 @@ def find_origin(
 ) -> tuple[str, dict[str, Any], Path | None]:
     """What `resolve_model` gives, and the file of weights to begin with where `model` is a folder that has one.
 
-    Folders are a training run, whose best weights it is, and `local-dir:FOLDER` in timm's form, whose weights it is if
-    `pretrained`. The name and arguments are those that the folder tells of, so that what is made of them outlives it.
+    Folders are a training run, whose best weights it is, and a network in timm's form, whose weights it is; with timm's
+    `local-dir:` in front only if `pretrained`. The name and arguments are those that the folder tells of, so that what
+    is made of them outlives it.
 
     Raises:
         UsageError: neither a known name, an architecture nor a folder with a network.
@@ -215,8 +220,9 @@ def find_origin(
         config, path = load_config(model), Path(model)
         weights = path / WEIGHTS["best"] if path.is_dir() else path
         return config["model"], config["model_options"] | options, weights
-    if model.startswith(LOCAL):
+    if model.startswith(LOCAL) or _is_local(Path(model)):
         folder = Path(model.removeprefix(LOCAL))
+        pretrained = pretrained or not model.startswith(LOCAL)
         config = _check_local(folder)
         arguments = {key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"}
         return *resolve_model(

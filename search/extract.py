@@ -14,7 +14,7 @@ from bossnet_zoo.errors import CheckpointError, UsageError
 from bossnet_zoo.models import build
 from bossnet_zoo.models.weights import LOCAL_WEIGHTS
 from bossnet_zoo.recipes import BOSSNET_M, BOSSNET_T
-from bossnet_zoo.runs import LOCAL, build_model, save_local
+from bossnet_zoo.runs import build_model, save_local
 from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import require_networks
 
@@ -110,7 +110,7 @@ def training_command(run: FilePath, out: FilePath) -> str:
     settings = resume_settings(run)
     recipe = BOSSNET_T if settings.space == "hytra" else BOSSNET_M
     data = settings.data if open_images(settings.data, "train").labels is not None else "LABELLED_IMAGES"
-    words = ["bossnet", "train", f"{LOCAL}{out}", "--pretrained", "--data", data, "--recipe", recipe.name]
+    words = ["bossnet", "train", str(out), "--data", data, "--recipe", recipe.name]
     if read_config(run).get("preset") == "demo":
         recipe = recipe.smoke()
         words.append("--smoke")

@@ -101,7 +101,7 @@ def test_the_printed_command_fits_the_search(run, monkeypatch):
         return training_command(run, Path("warm"))
 
     images = run.parent / "images"
-    start = "bossnet train local-dir:warm --pretrained --data"
+    start = "bossnet train warm --data"
     end = "--out warm-trained"
     assert printed(resolution=224) == f"{start} {images} --recipe bossnet-t {end}"
     assert printed(space="nats", resolution=32) == f"{start} {images} --recipe bossnet-m --image-size 32 {end}"

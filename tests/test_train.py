@@ -14,7 +14,7 @@ from tiny_training import ARCH, CPU, FROZEN, OPTIONS, TINY, fit
 import bossnet_zoo.train as training
 from bossnet_zoo.checkpoint import load_json
 from bossnet_zoo.errors import BossNetError, CheckpointError, DataError, UsageError
-from bossnet_zoo.runs import build_model, load_run
+from bossnet_zoo.runs import build_model, load_config, load_run, open_model
 from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.train import train
 
@@ -93,9 +93,11 @@ def test_training_begins_with_an_extracted_network_and_outlives_its_folder(pictu
     network, _ = load_run(whole_run, "model")
     (source / "model.safetensors").write_bytes((whole_run / "last.safetensors").read_bytes())
     save_config_for_hf(network, str(source / "config.json"), model_args={"arch": ARCH, **OPTIONS})
-    out = tmp_path / "run"
-    options = {"pretrained": True, "tensorboard": False}
-    train(f"local-dir:{source}", str(pictures), FROZEN, out, CPU, **options)
+    assert torch.equal(open_model(str(source)).fc.weight, network.fc.weight)
+    out, same = tmp_path / "run", tmp_path / "same"
+    train(str(source), str(pictures), FROZEN, out, CPU, tensorboard=False)
+    train(f"local-dir:{source}", str(pictures), FROZEN, same, CPU, pretrained=True, tensorboard=False)
+    assert load_config(same) == load_config(out)
     shutil.rmtree(source)
     loaded, config = load_run(out, "model")
     assert config["model"] == "hytra"
