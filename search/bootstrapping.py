@@ -115,7 +115,7 @@ def bootstrap(
         if ensemble:
             first_targets = [population_centre(first_targets)] * len(paths)
             second_targets = [population_centre(second_targets)] * len(paths)
-    total = 0.0
+    path_losses: list[Tensor] = []
     for index, path in enumerate(paths):
         with runtime.autocast():
             first_prediction = siamese.predict(first[index], path)
@@ -123,8 +123,8 @@ def bootstrap(
         losses = distance(first_prediction, second_targets[index]) + distance(second_prediction, first_targets[index])
         loss = losses.mean()
         (loss * share).backward()
-        total += loss.item()
-    return total / len(paths)
+        path_losses.append(loss.detach())
+    return sum(torch.stack(path_losses).tolist()) / len(paths)  # read once, as reading waits for the GPU
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
