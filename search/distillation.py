@@ -33,7 +33,7 @@ from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Entry, Path, Space
 
 from .prefix import Stage
-from .rating import BlockRatings, PathTree, RatingSums, calibrating
+from .rating import BlockRatings, PathTree, RatingSums, calibrating, targets_of_others
 from .settings import SearchSettings
 from .shapes import block_input
 from .stage import Setup, Training, rating_views, sample_paths
@@ -279,11 +279,12 @@ class DistillationTraining(Training):
             target = student.teacher_projection(pooled)
             with runtime.autocast():
                 x = student.entry(x)
-            others = target.roll(1, 0)  # each image's neighbour in the batch
+            others = targets_of_others(target, len(images))
             errors, elsewhere = {}, {}
             for path, output in tree.outputs(x):
                 errors[path] = (output - target).abs().mean(dim=1)
-                elsewhere[path] = (output - others).abs().mean(dim=1)
-            sums.add(errors, elsewhere)
+                if others is not None:
+                    elsewhere[path] = (output - others).abs().mean(dim=1)
+            sums.add(errors, elsewhere or None)
         student.train()
         return sums.finish(runtime)

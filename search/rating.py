@@ -36,9 +36,9 @@ class BlockRatings(NamedTuple):
 
     Attributes:
         ratings: each path's mean distance to its target; lower is better.
-        elsewhere: the mean distance, over all paths, to the target of *another* image. Nothing is trained or chosen by
-            it. Where it is no larger than the ratings, every image is given the same answer: the block has learned
-            nothing, and its ratings are noise.
+        elsewhere: the mean distance, over all paths, to the target of *another* image; images that are alone in their
+            batch do not count. Nothing is trained or chosen by it. Where it is no larger than the ratings, every image
+            is given the same answer: the block has learned nothing, and its ratings are noise.
     """
 
     ratings: dict[Path, float]
@@ -55,25 +55,39 @@ class RatingSums:
 
     def __init__(self, paths: Sequence[Path]):
         self.paths = list(paths)
-        self._sums = torch.zeros(len(self.paths) + 2, dtype=torch.float64)  # then: to other images; number of images
+        # Then: distances to other images, how many these are; number of images.
+        self._sums = torch.zeros(len(self.paths) + 3, dtype=torch.float64)
 
-    def add(self, distances: dict[Path, Tensor], elsewhere: dict[Path, Tensor]) -> None:
-        """Add a batch: for every path its distances (B,) to the images' own targets, and to other images'."""
-        self._sums[:-2] += torch.stack([distances[path] for path in self.paths]).cpu().double().sum(1)
-        self._sums[-2] += torch.stack([elsewhere[path] for path in self.paths]).cpu().double().mean(0).sum()
+    def add(self, distances: dict[Path, Tensor], elsewhere: dict[Path, Tensor] | None) -> None:
+        """Add a batch: for every path its distances (B,) to the images' own targets, and to other images', if any."""
+        self._sums[:-3] += torch.stack([distances[path] for path in self.paths]).cpu().double().sum(1)
+        if elsewhere is not None:
+            self._sums[-3] += torch.stack([elsewhere[path] for path in self.paths]).cpu().double().mean(0).sum()
+            self._sums[-2] += len(elsewhere[self.paths[0]])
         self._sums[-1] += len(distances[self.paths[0]])
 
     def finish(self, runtime: Runtime, views: int = 1) -> BlockRatings:
         """The ratings of all processes' images together, the sum of the distances of their `views`.
 
         Raises:
-            ValueError: no process has seen an image.
+            ValueError: no process has seen an image, or none has seen two together.
         """
         runtime.sum_(self._sums)
-        if self._sums[-1] == 0:
+        *_, elsewhere, compared, images = self._sums.tolist()
+        if not images:
             raise ValueError("no held-out images to rate the paths on")
-        *ratings, elsewhere = (self._sums[:-1] * views / self._sums[-1]).tolist()
-        return BlockRatings(dict(zip(self.paths, ratings, strict=True)), elsewhere)
+        if not compared:
+            raise ValueError("every held-out image is alone in its batch, with no other one to compare it with")
+        ratings = (self._sums[:-3] * views / images).tolist()
+        return BlockRatings(dict(zip(self.paths, ratings, strict=True)), elsewhere * views / compared)
+
+
+def targets_of_others(targets: Tensor, images: int) -> Tensor | None:
+    """For each image of a batch its neighbour's target: (V * B, D), all first views, then all second ones.
+
+    None where the batch is one image alone: the neighbour of its one view would be the other view of itself.
+    """
+    return targets.roll(1, 0) if images > 1 else None
 
 
 @contextlib.contextmanager
@@ -195,7 +209,7 @@ def rate_paths(
         batches: this process's share of the held-out images: pairs of views, through the frozen prefix.
 
     Raises:
-        ValueError: `batches` is empty on every process.
+        ValueError: `batches` is empty on every process, or every batch is a single image.
     """
     was_training = siamese.training
     siamese.eval()
@@ -208,10 +222,12 @@ def rate_paths(
         views = torch.cat([first, second])
         centre = population_centre([projection for _, projection in target.outputs(views)])
         swapped = torch.cat([centre[len(first) :], centre[: len(first)]])
-        others = swapped.roll(1, 0)  # each image's neighbour in the batch
+        others = targets_of_others(swapped, len(first))
         distances, elsewhere = {}, {}
         for path, prediction in online.outputs(views):
-            distances[path], elsewhere[path] = distance(prediction, swapped), distance(prediction, others)
-        sums.add(distances, elsewhere)
+            distances[path] = distance(prediction, swapped)
+            if others is not None:
+                elsewhere[path] = distance(prediction, others)
+        sums.add(distances, elsewhere or None)
     siamese.train(was_training)
     return sums.finish(runtime, views=2)

@@ -158,6 +158,7 @@ def _open(settings: SearchSettings, out: FilePath, runtime: Runtime, split_file:
     if settings.method != "unnas":
         check_num_paths(setup.space, settings)
     settings.check_batch(len(setup.train_images))
+    settings.check_rated(len(setup.rating_images))
     _check_bounds(settings, setup.space)
     if settings.method == "dna":
         teacher_without_data(settings)

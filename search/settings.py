@@ -154,6 +154,11 @@ class SearchSettings:
                 f"{self.global_batch}; type a smaller --global-batch and --micro-batch, or --preset demo"
             )
 
+    def check_rated(self, num_images: int) -> None:
+        """Raise `UsageError` where there is but one image to rate paths on: no other one to tell it from."""
+        if num_images < 2:
+            raise UsageError(f"{self.data} has {num_images} image to rate paths on, which takes 2; add more images")
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -178,7 +183,8 @@ _AT_LEAST = {
     **dict.fromkeys(("epochs", "num_paths", "global_batch", "hidden", "projection"), 1),
     "resolution": 8,  # views are padded, turned and cropped; HyTra needs more still
     **dict.fromkeys(("micro_batch", "calibration_images"), 2),  # a single image has no batch statistics
-    **dict.fromkeys(("rating_images", "rated_per_path", "threads", "max_madds", "max_params"), 1),
+    "rating_images": 2,  # and no other image to tell it from
+    **dict.fromkeys(("rated_per_path", "threads", "max_madds", "max_params"), 1),
     **dict.fromkeys(("warmup_epochs", "weight_decay", "rating_every", "workers"), 0),
 }
 _CHOICES: dict[str, tuple[str, ...]] = {

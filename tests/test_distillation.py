@@ -216,6 +216,13 @@ def test_ratings_equal_those_of_each_path_on_its_own(tmp_path):
         assert rating == pytest.approx(naive_rating(training, path), rel=1e-4)
 
 
+def test_an_image_alone_in_its_batch_is_never_another_image(tmp_path):
+    training = make_training(tmp_path)
+    batches = calibration_views(training.setup)
+    four, five = (training.rate(batches, limit).elsewhere for limit in (4, 5))  # batches of 4, and of 4 and 1
+    assert five == pytest.approx(four, rel=1e-6)
+
+
 def test_rating_leaves_the_training_as_it_was(tmp_path):
     rated, plain = make_training(tmp_path), make_training(tmp_path)
     rated.train_epoch()

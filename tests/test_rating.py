@@ -92,6 +92,18 @@ def test_the_distance_elsewhere_is_the_one_to_the_target_of_another_image(second
     assert rated.elsewhere != pytest.approx(rated.ratings[path], abs=1e-3)
 
 
+def test_an_image_alone_in_its_batch_is_never_another_image(second_block):
+    """The last batch may be a single image; it has its ratings, and the distance elsewhere is that of the others."""
+    siamese, prefix, paths = second_block
+    together, alone = (BATCHES[0][0][:4], BATCHES[0][1][:4]), (BATCHES[0][0][4:], BATCHES[0][1][4:])
+    expected = rate_block(siamese, prefix, paths, batches=[together]).elsewhere
+    rated = rate_block(siamese, prefix, paths, batches=[together, alone])
+    assert rated.elsewhere == pytest.approx(expected, rel=1e-6)
+    assert rated.ratings == pytest.approx(rate(siamese, prefix, paths, batches=BATCHES[:1]), abs=1e-5)
+    with pytest.raises(ValueError, match="alone in its batch"):
+        rate(siamese, prefix, paths, batches=[alone])
+
+
 # --- what ratings do not depend on
 
 

@@ -90,7 +90,7 @@ def test_every_preset_is_frozen_and_round_trips_through_json(name, space, method
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
         ({"micro_batch": 1}, "micro_batch is 1; it must be at least 2"),
         ({"calibration_images": 1}, "calibration_images is 1; it must be at least 2"),
-        ({"rating_images": 0}, "rating_images is 0; it must be at least 1"),
+        ({"rating_images": 1}, "rating_images is 1; it must be at least 2"),
         ({"rating_every": -1}, "rating_every is -1; it must be at least 0"),
         ({"workers": -1}, "workers is -1; it must be at least 0"),
         ({"max_madds": 0}, "max_madds is 0; it must be at least 1"),
