@@ -136,16 +136,24 @@ def info(
 @command(app, "bossnet space hytra")
 def space(
     name: Annotated[str, typer.Argument(help="hytra, mbconv or nats.", autocompletion=complete_space)],
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="Option of the space: widths=[8,16].")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """A search space: its rule, its size, its blocks, examples."""
     from .describe import describe_space
+    from .spaces import get_space, options_in_words
 
-    about = describe_space(name)
+    options = parse_options(option)
+    about = describe_space(name, **options)
     if as_json:
         print_json(about)
         return
-    print(f"{name}: {about['architectures']:,} architectures, {about['resolution']} px\n{about['rule']}")
+    print(f"{name}: {about['architectures']:,} architectures, {about['resolution']} px")
+    if narrowed := options_in_words(get_space(name, **options)):
+        print(f"with {narrowed}")
+    print(about["rule"])
     for number, entries in enumerate(about["paths_by_block_and_entry"], start=1):
         counts = ", ".join(f"{paths} from {entry}" for entry, paths in entries.items())
         print(f"block {number}: paths {counts}")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
-from .spaces import get_space
+from .spaces import MBConvSpace, NatsSpace, changed_options, get_space
+from .spaces.nats import WIDTHS
 
 
 def describe_model(model: str, resolution: int | None = None, **options: Any) -> dict[str, Any]:
@@ -86,32 +87,54 @@ def list_models(pattern: str = "") -> list[dict[str, Any]]:
     return [describe_model(name) for name in model_names(pattern)]
 
 
-def describe_space(name: str) -> dict[str, Any]:
+def describe_space(name: str, **options: Any) -> dict[str, Any]:
     """Rule, size, blocks and examples of a search space.
 
+    Args:
+        options: of the space, for instance `widths=[8, 16]`.
+
     Raises:
-        UsageError: the space is unknown.
+        UsageError: the space, an option or its value is unknown.
     """
-    space = get_space(name)
+    space = get_space(name, **options)
     generator = random.Random(0)
     blocks = [
         {space.entry_text(entry): len(space.paths(block, entry)) for entry in space.entries(block)}
         for block in range(space.num_blocks)
     ]
+    examples = [str(space.sample(generator)) for _ in range(3)]
     return {
         "space": name,
-        "rule": _RULES.get(name, "a space of your own"),
+        "space_options": changed_options(space),
+        "rule": f"{_rule(space)}, {examples[0] if changed_options(space) else _WRITTEN[name]}"
+        if name in _WRITTEN
+        else "a space of your own",
         "architectures": space.count(),
         "resolution": space.default_resolution,
         "paths_by_block_and_entry": blocks,
-        "examples": [str(space.sample(generator)) for _ in range(3)],
+        "examples": examples,
     }
 
 
-_RULES = {
-    "hytra": "16 layers at strides 4, 8, 16, 32; c (ResConv) anywhere, a (ResAtt) at 16 and 32; the first layer at any "
-    "stride, then the stride stays or doubles. Written: stride and operations, 4c-8c-16cccac-32aaacaaaaa",
-    "mbconv": "18 layers in blocks of 2-4-4-4-4; each chooses 0: expansion 6 kernel 3, 1: expansion 6 kernel 5, "
-    "2: expansion 3 kernel 3, 3: expansion 3 kernel 5. Written: digits per block, 11-1111-1101-1011-1101",
-    "nats": "5 layers, each of width 8, 16, ..., 64. Written: the widths, 8:16:24:32:64",
+_WRITTEN = {
+    "hytra": "4c-8c-16cccac-32aaacaaaaa",
+    "mbconv": "11-1111-1101-1011-1101",
+    "nats": "8:16:24:32:64",
 }
+
+
+def _rule(space: Any) -> str:
+    """What an architecture of the space may be, and how it is written; its example comes last."""
+    if isinstance(space, NatsSpace):
+        widths = "8, 16, ..., 64" if space.widths == WIDTHS else " or ".join(map(str, space.widths))
+        return f"{space.num_layers} layers, each of width {widths}. Written: the widths"
+    if isinstance(space, MBConvSpace):
+        return (
+            f"{space.num_layers} layers in blocks of {'-'.join(map(str, space.block_layers))}; each chooses "
+            "0: expansion 6 kernel 3, 1: expansion 6 kernel 5, 2: expansion 3 kernel 3, 3: expansion 3 kernel 5. "
+            "Written: digits per block"
+        )
+    return (
+        f"{space.num_layers} layers at strides 4, 8, 16, 32; c (ResConv) anywhere, a (ResAtt) at 16 and 32; the first "
+        "layer at any stride, then the stride stays or doubles. Written: stride and operations"
+    )

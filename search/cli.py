@@ -161,7 +161,10 @@ def search(
             return
     if as_json:
         best = [solution.to_json() for solution in result.best]
-        print_json({"run": str(result.out), "covered": result.table.meta["covered"], "architectures": best})
+        about: dict[str, Any] = {"run": str(result.out), "space": settings.space}
+        about |= {"space_options": dict(settings.space_options)}
+        about |= {"count": settings.make_space().count(), "covered": result.table.meta["covered"]}
+        print_json({**about, "architectures": best})
     else:
         _print_result(result)
 
@@ -178,10 +181,12 @@ def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _print_result(result: Any) -> None:
+    from bossnet_zoo.spaces import describe_in_words
+
     best = result.best[0]
     console.results.print(f"{best.arch}  score {best.score:.4f}, {best.cost.madds / 1e6:,.1f} M MAdds", markup=False)
-    covered, number = 100 * result.table.meta["covered"], result.table.make_space().count()
-    console.note(f"rated: {covered:.3g} % of {number:,} architectures; all of it in {result.out}")
+    console.note(f"searched: {describe_in_words(result.table.make_space())}")
+    console.note(f"rated: {100 * result.table.meta['covered']:.3g} % of these; all of it in {result.out}")
     console.note(f"next: bossnet solve --ratings {result.out / 'ratings.json'} --top 5")
 
 

@@ -93,6 +93,8 @@ def solve(
 
     They are found exactly: no other architecture that keeps the bounds has a better score.
     """
+    from bossnet_zoo.spaces import describe_in_words
+
     from . import solver
 
     if against and not pareto:
@@ -112,9 +114,8 @@ def solve(
         solutions = solver.pareto(searched, table, against or "madds", **asked)
     else:
         solutions = solver.solve(searched, table, top=top, **asked)
-    coverage = table.coverage(searched)
-    if coverage < 1:
-        console.note(f"the ratings cover {100 * coverage:.3g} % of {searched.count():,} architectures")
+    covered = f"the ratings cover {100 * coverage:.3g} % of them" if (coverage := table.coverage(searched)) < 1 else ""
+    console.note(f"searched {describe_in_words(searched)}{covered and '; '}{covered}")
     if as_json:
         print_json([solution.to_json() for solution in solutions])
     else:

@@ -14,7 +14,7 @@ from bossnet_zoo.drawing import architecture_text
 from bossnet_zoo.recipes import BOSSNET_T
 from bossnet_zoo.runs import load_run
 from bossnet_zoo.runtime import Runtime
-from bossnet_zoo.spaces import Arch, Space
+from bossnet_zoo.spaces import Arch, Space, describe_in_words
 from bossnet_zoo.train import train
 
 from .report import write_report
@@ -73,6 +73,7 @@ def run_demo(out: Path, runtime: Runtime, *, seed: int = 0, overwrite: bool = Fa
             "test": len(parts["test"]),
             "classes": len(parts["test"].class_names or ()),
         },
+        "space": describe_in_words(space),
         "budget_madds": budget,
         "architecture": str(found.arch),
         "reference": REFERENCE,
@@ -143,7 +144,8 @@ def _print_end(demo: dict[str, Any], out: Path, page: Path) -> None:
     found, reference = demo["retrained"]
     worst = max(parity["max_abs"] for parity in demo["export"]["parity"])
     console.results.print(
-        f"\nfound      {found['architecture']}  {found['top1']:.2f} %  {found['madds'] / 1e6:.2f} M MAdds\n"
+        f"\nsearched   {demo['space']}\n"
+        f"found      {found['architecture']}  {found['top1']:.2f} %  {found['madds'] / 1e6:.2f} M MAdds\n"
         f"reference  {reference['architecture']}  {reference['top1']:.2f} %  {reference['madds'] / 1e6:.2f} M MAdds\n"
         f"ONNX       {demo['export']['file']}, at most {worst:.1e} from PyTorch\n"
         f"report     {page}\n"

@@ -19,6 +19,7 @@ from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import require_networks
 
 from .prefix import chain_of, load_prefix
+from .rating_table import parse_in
 from .run import open_setup, search_progress
 from .run_folder import read_config, resume_settings
 from .stage import calibration_views
@@ -47,7 +48,7 @@ def inherit(run: FilePath, architecture: str | None, runtime: Runtime, num_class
         )
     space, table = search_progress(run)
     text = architecture or best_architecture(run)
-    arch = space.parse(text)
+    arch = parse_in(space, text)
     chain = chain_of(space, arch)
     for stage, _ in chain:
         if space.entry_text(stage.entry) not in table.blocks[stage.block]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -224,7 +224,7 @@ def find_space(source: str, options: Mapping[str, Any]) -> Space:
         for space in _spaces_like(model) if text else ():
             if str(_build(space, parse_arch(text)).train()) == str(model):
                 space.parse(text)
-                return replace(space, **options)  # type: ignore[type-var]
+                return get_space(space.name, **{**asdict(space), **options})  # type: ignore[call-overload]
     raise UsageError(
         f"{source} is no member of a search space; type {', '.join(space_names())}, a ratings file or a model such as "
         "bossnet_t0"

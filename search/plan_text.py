@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import statistics
+import textwrap
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bossnet_zoo import console
 from bossnet_zoo.datasets import MAX_SEARCH_VAL, open_images
 from bossnet_zoo.errors import UnknownDataError
 from bossnet_zoo.runtime import Runtime
+from bossnet_zoo.spaces import options_in_words
 
 from .distillation import DECAY, FIRST_BLOCK_RATE
 from .plan import BlockPlan, plan_search, total_madds
@@ -52,11 +54,14 @@ def print_plan(
     total = total_madds(plans)
     if as_json:
         about = {"settings": settings.to_json(), "processes": processes, "train_images": train, "rated_images": rated}
-        about |= {"images_assumed": assumed, "blocks": [dataclasses.asdict(plan) for plan in plans]}
+        about |= {"architectures": space.count(), "images_assumed": assumed}
+        about |= {"blocks": [dataclasses.asdict(plan) for plan in plans]}
         about |= {"madds": total, "tflops": throughput, "tflops_source": source, "hours": total / rate}
         console.print_json(about)
         return
     print(f"{space.name}: {space.count():,} architectures, {space.num_blocks} blocks, {_trained(settings)}")
+    if options := options_in_words(space):
+        print(textwrap.fill(f"with {options}", 80))
     images = "assumed, as of ImageNet" if assumed else settings.data
     print(f"{images}: {train:,} images to train on, {rated:,} to rate on, {settings.resolution} px")
     print(

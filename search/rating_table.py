@@ -11,14 +11,15 @@ The plain form has one table per block: `"blocks": [{"4cccc": -3.1}, {"4cccc": -
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bossnet_zoo.checkpoint import load_json, save_json
-from bossnet_zoo.errors import CheckpointError, UsageError
-from bossnet_zoo.spaces import Arch, Entry, Space, get_space
+from bossnet_zoo.errors import ArchitectureError, CheckpointError, UsageError
+from bossnet_zoo.spaces import Arch, Entry, Space, get_space, space_command
 
 FORMAT = 1
 ANY = "any"
@@ -214,14 +215,22 @@ def _check_paths(space: Space, block: int, entry: str, ratings: Ratings) -> None
     if foreign is not None:
         raise UsageError(
             f"ratings of block {block + 1}, entry {entry!r}: {foreign!r} is no path that space {space.name!r} has "
-            f"there; it has {len(legal)}, such as {min(legal)}; the rule and examples: bossnet space {space.name}"
-            f"{changed_by_options(space)}"
+            f"there; it has {len(legal)}, such as {min(legal)}; the rule and examples: {space_command(space)}"
         )
 
 
-def changed_by_options(space: Space) -> str:
-    """The end of a sentence that sends its reader to `bossnet space`, which shows the space without options."""
-    return "" if space == get_space(space.name) else ", of which this one differs by its space_options"
+def parse_in(space: Space, text: str) -> Arch:
+    """The architecture that `text` stands for.
+
+    Raises:
+        ArchitectureError: it is none of `space`; the message sends its reader to the rule of this very space, options
+            included, where `Space.parse` knows of none.
+    """
+    try:
+        return space.parse(text)
+    except ArchitectureError as error:
+        whole = f"bossnet space {space.name}"
+        raise ArchitectureError(re.sub(f"{whole}$", lambda _: space_command(space), str(error))) from None
 
 
 def _frozen(value: Any) -> Any:

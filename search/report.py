@@ -20,7 +20,7 @@ from bossnet_zoo import __version__
 from bossnet_zoo.checkpoint import reading, save_text
 from bossnet_zoo.drawing import KINDS, diagram
 from bossnet_zoo.errors import ArchitectureError, UsageError
-from bossnet_zoo.spaces import space_names
+from bossnet_zoo.spaces import options_in_words, space_names
 
 from . import report_figures as figures
 from .report_ranking import draw_epochs, draw_intervals, draw_points, rank_rows
@@ -164,8 +164,10 @@ def _lede(record: RunRecord) -> str:
 
 
 def _space_name(record: RunRecord) -> str:
+    """`HyTra`; with options that leave fewer architectures `NATS-Bench S_S narrowed by options`."""
     name = str(record.config["space"])
-    return SPACES.get(name, name)
+    narrowed = record.space is not None and "without options" in options_in_words(record.space)
+    return SPACES.get(name, name) + (" narrowed by options" if narrowed else "")
 
 
 def _coverage_text(record: RunRecord) -> str:
@@ -202,6 +204,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
     ratings = f"{record.num_rated:,} paths" if record.num_rated else ""
     return {
         "Space": _space_fact(record),
+        "Options of the space": options_in_words(record.space) if record.space else "",
         "Method": _method_fact(config),
         "Images": _images_fact(record),
         "Labels": "never read while searching; used for the first time to retrain" if record.demo.get("data") else "",

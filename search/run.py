@@ -33,7 +33,7 @@ from bossnet_zoo.checkpoint import (
 from bossnet_zoo.datasets import ImageSet, open_images
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.runtime import Runtime
-from bossnet_zoo.spaces import Path, Space
+from bossnet_zoo.spaces import Path, Space, describe_in_words
 
 from .compiling import check_compiler, uncompiled
 from .distillation import DistillationTraining, teacher_without_data
@@ -85,6 +85,8 @@ def search(settings: SearchSettings, out: FilePath, runtime: Runtime) -> SearchR
         remove_leftovers(out)
     setup = _setup(settings, out, runtime)
     table = _load_table(setup)
+    if runtime.is_main:
+        console.note(f"searching {describe_in_words(setup.space)}; by {settings.method}, {settings.data}")
     with runtime.threads(settings.threads):
         table = _train_supernet(setup, table) if settings.method == "unnas" else _train_blocks(setup, table)
     table = replace(table, meta={**table.meta, "covered": table.coverage(setup.space)})

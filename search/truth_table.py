@@ -17,7 +17,7 @@ from bossnet_zoo.checkpoint import load_json
 from bossnet_zoo.errors import ArchitectureError, BossNetError, UsageError, unknown
 from bossnet_zoo.spaces import Arch, Space
 
-from .rating_table import LARGEST, changed_by_options, is_summable
+from .rating_table import LARGEST, is_summable, parse_in
 
 NATS_DATASETS = ("cifar10", "cifar100")
 
@@ -47,9 +47,9 @@ class TruthTable:
         result: dict[Arch, float] = {}
         for text, accuracy in self.accuracy.items():
             try:
-                arch = space.parse(text)
+                arch = parse_in(space, text)
             except ArchitectureError as error:
-                raise UsageError(f"accuracies: {error}{changed_by_options(space)}") from None
+                raise UsageError(f"accuracies: {error}") from None
             result[arch] = accuracy
         return result
 

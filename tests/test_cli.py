@@ -376,6 +376,10 @@ def test_a_search_from_the_command_line_has_the_settings_asked_for(monkeypatch, 
     best = json.loads((out / "architectures.json").read_text())[0]
     assert printed.startswith(f"{best['architecture']}  score {best['score']:.4f}")
     assert "next: bossnet " in notes
+    searched = (
+        "hytra: 48 architectures, with block_layers=[1,2], base_width=8, se=false, act_layer=relu, num_classes=10, "
+    )
+    assert notes.count(searched + "default_resolution=32 (2,818,103 architectures without options)") == 2
     again, printed_again, _ = run(monkeypatch, capfd, "search", "--resume", str(out))
     assert (again, printed_again) == (0, printed)
     code, _, notes = run(monkeypatch, capfd, "search", "--resume", str(out), "--epochs", "9")

@@ -58,6 +58,9 @@ def test_the_demo_runs_from_end_to_end(shortened, tmp_path, capsys):
     again = dict(told["commands"])["Measure the network again"].split()[1:]
     assert json.loads(CliRunner().invoke(whole_app(), [*again, "--json"]).stdout)["top1"] == found["top1"]
     assert found["architecture"] in printed
+    searched = "hytra: 48 architectures, with block_layers=[1,2], base_width=8, se=false, act_layer=relu"
+    assert f"searched   {searched}" in printed
+    assert f"searching {searched}" in " ".join(notes.split())
     assert printed.splitlines()[-1].startswith("next: bossnet ")
     assert all(f"{number}. " in notes for number in range(1, 6))
 

@@ -13,6 +13,7 @@ from bossnet_zoo.cli import list_models as show_list
 from bossnet_zoo.describe import describe_model, describe_space, list_models
 from bossnet_zoo.errors import ArchitectureError, UsageError
 from bossnet_zoo.runs import WEIGHTS, load_run
+from bossnet_zoo.spaces import changed_options, describe_in_words, get_space, space_command
 
 
 def test_a_released_model_tells_its_size_accuracy_and_weights() -> None:
@@ -52,6 +53,22 @@ def test_a_space_tells_its_size_and_legal_examples() -> None:
     assert about["architectures"] == 2_818_103
     assert about["paths_by_block_and_entry"][1] == {"4": 51, "8": 99, "16": 80, "32": 16}
     assert all(describe_model(example)["params"] for example in about["examples"][:1])
+
+
+def test_a_space_with_options_tells_its_own_rule_and_examples() -> None:
+    about = describe_space("mbconv", block_layers=[1, 1, 1, 1, 2], se=False)
+    assert about["architectures"] == 4**6
+    assert about["rule"].startswith("6 layers in blocks of 1-1-1-1-2; ")
+    assert about["rule"].endswith(f"Written: digits per block, {about['examples'][0]}")
+    assert about["space_options"] == {"block_layers": (1, 1, 1, 1, 2), "se": False}
+    assert describe_space("hytra", block_layers=[1, 2])["rule"].startswith("3 layers at strides")
+    for name in ("hytra", "mbconv", "nats"):
+        space = get_space(name)
+        assert (changed_options(space), space_command(space)) == ({}, f"bossnet space {name}")
+        assert describe_in_words(space) == f"{name}: {space.count():,} architectures"
+    assert describe_in_words(get_space("hytra", base_width=8)) == "hytra: 2,818,103 architectures, with base_width=8"
+    with pytest.raises(UsageError, match="did you mean widths"):
+        describe_space("nats", width=[8])
 
 
 def test_a_run_tells_of_its_network_and_its_weights(tmp_path: Path) -> None:

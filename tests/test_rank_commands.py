@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 
 import pytest
 from ranked import SPACE, make_table, make_truth
 from typer.testing import CliRunner
 
+from bossnet_zoo.cli import whole_app
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.search.cli_solve import app
 
@@ -57,10 +60,27 @@ def test_an_architecture_outside_a_narrowed_space_is_refused_as_such(files, tmp_
     ratings = {"space": "nats", "space_options": {"widths": [8, 16]}, "blocks": [narrow, narrow, {"8": 1.0}]}
     (tmp_path / "ratings.json").write_text(json.dumps(ratings))
     (tmp_path / "truth.json").write_text(json.dumps({"space": "nats", "accuracy": {"64:8:8:8:8": 1.0}}))
-    with pytest.raises(
-        UsageError, match=r"width 64 is not allowed; .* of which this one differs by its space_options$"
-    ):
+    shown = r"width 64 is not allowed; .*; the rule and examples: bossnet (space nats --option 'widths=\[8,16\]')$"
+    with pytest.raises(UsageError, match=shown) as error:
         run("rank", *files)
+    command = shlex.split(re.search(shown, str(error.value))[1])
+    printed = CliRunner().invoke(whole_app(), command, catch_exceptions=False).stdout
+    assert printed.startswith(
+        "nats: 32 architectures, 32 px\nwith widths=[8,16] (32,768 architectures without options)"
+    )
+    assert "5 layers, each of width 8 or 16" in printed
+    narrow["64:8"] = 1.0
+    (tmp_path / "ratings.json").write_text(json.dumps(ratings))
+    with pytest.raises(UsageError, match=r"'64:8' is no path that .*: bossnet space nats --option 'widths=\[8,16\]'$"):
+        run("rank", *files)
+
+
+def test_solve_says_which_space_it_searched(files, tmp_path):
+    assert "searched nats: 32,768 architectures\n" in run("solve", files[0]).stderr
+    ratings = {"space": "nats", "space_options": {"widths": [8]}, "blocks": [{"8:8": 1.0}, {"8:8": 1.0}, {"8": 1.0}]}
+    (tmp_path / "ratings.json").write_text(json.dumps(ratings))
+    said = "searched nats: 1 architecture, with widths=[8] (32,768 architectures without options)"
+    assert said in run("solve", files[0]).stderr
 
 
 def test_rank_wants_one_truth(files):

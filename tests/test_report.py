@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 from example_run import REFERENCE, add_ranking, make_demo, make_search
+from searching import CPU
+from tiny_search import tiny_settings, write_images
 
 from bossnet_zoo.checkpoint import load_json, read_jsonl, save_json
 from bossnet_zoo.errors import BossNetError, UsageError
@@ -18,6 +20,7 @@ from bossnet_zoo.search.report import (
     write_report,
 )
 from bossnet_zoo.search.report_ranking import draw_points
+from bossnet_zoo.search.run import start_run
 
 SVG = "{http://www.w3.org/2000/svg}"
 SECTIONS = {"architecture", "headline", "searched", "losses", "ratings", "choice", "commands", "provenance"}
@@ -176,6 +179,19 @@ def test_what_the_rating_prefers_is_on_the_right():
 @pytest.mark.parametrize("space", ["mbconv", "nats"])
 def test_other_spaces_have_the_same_page(tmp_path, space):
     assert page_of(make_search(tmp_path / "run", space)).ids >= SECTIONS
+
+
+def test_the_page_says_with_which_options_the_space_was_searched(tmp_path, demo_html):
+    plain, narrow = page_of(make_search(tmp_path / "plain", "nats")), tmp_path / "narrow"
+    assert "Options of the space" not in plain.text
+    assert "of NATS-Bench S_S by the ratings" in plain.text
+    start_run(narrow, tiny_settings(write_images(tmp_path / "images"), "nats"), CPU)
+    text = page_of(narrow).text
+    assert "blocks of NATS-Bench S_S narrowed by options are rated so far" in text
+    assert "widths=[8,16], default_resolution=16 (32,768 architectures without options)" in text
+    demo = Page(demo_html).text
+    assert "base_width=8, num_classes=10, default_resolution=64" in demo
+    assert "narrowed" not in demo  # as many architectures, only of narrower networks
 
 
 @pytest.mark.parametrize(

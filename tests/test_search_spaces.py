@@ -228,6 +228,8 @@ def test_every_space_and_method_can_be_planned(space, count, blocks, method, opt
 def test_options_of_the_space_are_given_by_name():
     result = invoke("--space", "nats", "--space-option", "widths=[8,16,24,32,40]", "--preset", "demo", "--dry-run")
     assert "3,125 architectures" in result.stdout
+    changed = "with widths=[8,16,24,32,40], default_resolution=16 (32,768 architectures without options) "
+    assert changed in result.stdout.replace("\n", " ")
     result = invoke("--space", "nats", "--space-option", "width=[8]", "--preset", "demo", "--dry-run")
     assert isinstance(result.exception, UsageError)
     assert "did you mean widths" in str(result.exception)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import shlex
 import typing
+from typing import Any
 
 from ..errors import ArchitectureError, UsageError, unknown
 from ..json_types import fits_type
@@ -26,9 +29,13 @@ __all__ = [
     "Path",
     "Space",
     "add_space",
+    "changed_options",
+    "describe_in_words",
     "get_space",
+    "options_in_words",
     "parse_arch",
     "require_networks",
+    "space_command",
     "space_names",
 ]
 
@@ -86,6 +93,47 @@ def get_space(name: str, **options) -> Space:
             )
     # Options that come from a JSON file have lists where a frozen value needs tuples.
     return _SPACES[name](**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+
+
+def changed_options(space: Space) -> dict[str, Any]:
+    """The options that make `space` differ from the one that its name alone stands for."""
+    return {
+        field.name: getattr(space, field.name)
+        for field in dataclasses.fields(space)  # type: ignore[arg-type]
+        if getattr(space, field.name) != field.default
+    }
+
+
+def options_in_words(space: Space) -> str:
+    """`widths=[8,16], default_resolution=16 (32,768 architectures without options)`; empty where there are none.
+
+    The number stands there only where the options leave fewer.
+    """
+    options = changed_options(space)
+    text = ", ".join(map(_typed, options.items()))
+    try:
+        whole = get_space(space.name).count()
+    except TypeError:  # a space of your own that has no defaults
+        return text
+    return f"{text} ({whole:,} architectures without options)" if space.count() < whole else text
+
+
+def describe_in_words(space: Space) -> str:
+    """`nats: 32 architectures, with widths=[8,16] (32,768 architectures without options)`."""
+    options, number = options_in_words(space), space.count()
+    return f"{space.name}: {number:,} architecture{'s' * (number > 1)}" + (f", with {options}" if options else "")
+
+
+def space_command(space: Space) -> str:
+    """What shows this very space: `bossnet space nats --option 'widths=[8,16]'`."""
+    options = [word for option in changed_options(space).items() for word in ("--option", _typed(option))]
+    return shlex.join(["bossnet", "space", space.name, *options])
+
+
+def _typed(option: tuple[str, Any]) -> str:
+    """An option as it is typed: `se=false`, `widths=[8,16]`, `act_layer=relu`."""
+    name, value = option
+    return f"{name}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
 
 
 def parse_arch(text: str) -> Arch:
