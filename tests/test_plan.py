@@ -24,6 +24,7 @@ from bossnet_zoo.search.rating import PathTree
 from bossnet_zoo.search.rotation import RotationNetwork
 from bossnet_zoo.search.settings import DEMO, PAPER
 from bossnet_zoo.search.supernets import make_block
+from bossnet_zoo.search.views import VIEWS
 
 FULL = replace(SETTINGS, coverage="full")
 
@@ -100,9 +101,8 @@ def test_the_demo_fits_a_small_machine():
 
 # --- the other methods
 
-DNA = tiny_settings(Path("images"), method="dna", num_paths=2)
+DNA = tiny_settings(Path("images"), method="dna", num_paths=2, views="digits")  # of two pipelines
 UNNAS = tiny_settings(Path("images"), "nats", "unnas")
-VIEWS_OF_AN_IMAGE = 2  # of the digits' pipelines
 
 
 def counted(network, *inputs) -> float:
@@ -127,7 +127,7 @@ def test_a_step_of_dna_costs_what_teacher_and_student_are_counted_at():
             features = teacher(image)[0]
             students += [counted(network, features, path) for path in space.paths(block, entry)]
         per_view = asked + DNA.num_paths * 3 * sum(students) / len(students)
-        expected = DNA.global_batch * VIEWS_OF_AN_IMAGE * per_view
+        expected = DNA.global_batch * len(VIEWS[DNA.views]) * per_view
         assert plan.step_madds == pytest.approx(expected, rel=1e-3)
         assert plan.memory_bytes > 16 * plan.params
     assert [(plan.block, plan.stages) for plan in plans] == [(0, 1), (1, 1)]
@@ -150,7 +150,7 @@ def test_a_step_of_unnas_costs_what_whole_networks_are_counted_at(space_name, mo
     network = RotationNetwork(space).eval()
     network.classifiers = torch.nn.ModuleDict({exit: torch.nn.Identity() for exit in network.classifiers})
     costs = [counted(network, pixels(1, side=64), chain_of(space, space.sample(generator))) for _ in range(12)]
-    step = settings.global_batch * VIEWS_OF_AN_IMAGE * 4 * 3
+    step = settings.global_batch * len(VIEWS[settings.views]) * 4 * 3
     assert plan.step_madds == pytest.approx(step * sum(costs) / len(costs), rel=1e-3)
     assert (plan.block, plan.stages, plan.params) == (None, 1, count_parameters(RotationNetwork(space)))
     images = settings.rating_images + settings.calibration_images
