@@ -1,8 +1,8 @@
 """Files that are never half-written, and never half-read: JSON, weights (safetensors) and training state.
 
 Everything is written to a temporary name in the same folder, flushed to the disk and renamed, so that a reader sees
-either the old file or the new one, whatever moment the power fails. Weights and states carry a checksum; JSON, which
-people edit, is checked for what it must say.
+either the old file or the new one, whatever moment the power fails. Weights and states carry a checksum, and so does
+JSON that a program goes on from; other JSON, which people edit, is checked for what it must say.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _BACK = "bring it back from a copy, or begin anew"
 CHECKSUM = "tensors_sha256"  # metadata of our safetensors files: see `hash_tensors`
+SEAL = "sha256"  # name of the checksum within a JSON file: see `sealed`
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -116,6 +117,20 @@ def load_json(path: Path, what: str = "JSON file") -> Any:
         raise BossNetError(
             f"{what} {path} is not valid JSON ({error}); it may be damaged or cut short; {_BACK}"
         ) from None
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with a checksum of all else that it says, for files that a program must find as it left them."""
+    plain = {name: entry for name, entry in value.items() if name != SEAL}
+    return {**plain, SEAL: hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
+
+
+def check_seal(value: Mapping[str, Any], path: Path, remedy: str) -> None:
+    """Raise `CheckpointError` where the JSON object read from `path` is not as `sealed` made it."""
+    if value.get(SEAL) != sealed(value)[SEAL]:
+        raise CheckpointError(
+            f"{path} is not as it was written: its checksum does not fit, so it was edited or damaged; {remedy}"
+        )
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

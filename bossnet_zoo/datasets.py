@@ -16,7 +16,6 @@ the official test images and the other half is the test part; so there `train` i
 from __future__ import annotations
 
 import difflib
-import operator
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -31,12 +30,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import console, image_sources
-from .checkpoint import load_json, reading, save_json
+from .checkpoint import load_json, reading
 from .determinism import seeded
 from .errors import DataError, UnknownDataError, UsageError
 from .image_files import UNREADABLE, to_rgb
 from .image_sources import Source
 from .shards import shards
+from .splits import Split, read_list, read_split, write_split
 
 PARTS = ("search-train", "search-val", "train", "test", "all")
 NAMES = ("digits", "digits:hard", "cifar10", "cifar100")
@@ -177,7 +177,13 @@ class Images(Dataset):
 
 
 def open_images(
-    source: str, part: str, *, seed: int = 0, strict: bool = False, split_file: Path | None = None
+    source: str,
+    part: str,
+    *,
+    seed: int = 0,
+    strict: bool = False,
+    split_file: Path | None = None,
+    search_val: Path | None = None,
 ) -> ImageSet:
     """The images of one part of a source.
 
@@ -190,10 +196,12 @@ def open_images(
         seed: draws search-val.
         strict: an unreadable image is an error.
         split_file: keeps the images drawn for search-val: read if it exists, else written.
+        search_val: an index file of your own, which lists those images in place of a draw (see `splits`).
 
     Raises:
-        UsageError: an unknown source or part.
-        DataError: there are no images.
+        UsageError: an unknown source or part, or an index file of something else.
+        DataError: there are no images, or `split_file` is of others.
+        CheckpointError: `split_file` is not as it was written.
     """
     if part not in PARTS:
         raise UsageError(f"unknown part {part!r}; allowed: {', '.join(PARTS)}")
@@ -205,7 +213,7 @@ def open_images(
     else:
         images, indices = _train(name)
         if part != "train":
-            images, indices = _search_part(name, part, images, indices, seed, split_file)
+            images, indices = _search_part(name, part, images, indices, seed, split_file, search_val)
     if not len(indices) and len(images):
         raise DataError(f"{source} has {len(images)} images in all, too few for a part {part}; add some")
     if not len(indices):
@@ -294,39 +302,52 @@ def _kept_for_testing(images: Source) -> np.ndarray:
 
 
 def _search_part(
-    name: str, part: str, images: Source, pool: np.ndarray, seed: int, split_file: Path | None
+    name: str,
+    part: str,
+    images: Source,
+    pool: np.ndarray,
+    seed: int,
+    split_file: Path | None,
+    search_val: Path | None,
 ) -> tuple[Source, np.ndarray]:
+    judged, held = images, pool  # what search-val may be of
     if name.startswith("cifar100"):
-        if part != "search-val":
-            return images, pool
         test = _open(name, train=False)
         assert test is not None
-        return test, _nats_indices(name, "xvalid", len(test))
-    if name.startswith("cifar10"):
-        return images, _nats_indices(name, "train" if part == "search-train" else "valid", len(images))
-    chosen = _search_val(pool, seed, name, split_file)
-    return images, chosen if part == "search-val" else np.setdiff1d(pool, chosen)
-
-
-def _search_val(pool: np.ndarray, seed: int, name: str, split_file: Path | None) -> np.ndarray:
-    """The images by which a search is judged, drawn without a look at the labels."""
+        judged, held = test, np.arange(len(test))
     if split_file is not None and split_file.exists():
-        stored = load_json(split_file, "split file")
-        with reading(split_file, "split file"):
-            count, kept = operator.index(stored["images"]), np.array([*map(operator.index, stored["search_val"])])
-        if count != len(pool):
-            raise DataError(
-                f"split file {split_file} is for {count:,} images, {name} now has {len(pool):,}; "
-                "bring the missing images back, or start a new run"
+        split = read_split(split_file, name, seed, pool, held)
+    else:
+        split = _divide(name, images, pool, held, seed, search_val)
+        if split_file is not None:
+            write_split(split_file, split, name, seed, pool, held)
+    return (judged, split.search_val) if part == "search-val" else (images, split.search_train)
+
+
+def _divide(name: str, images: Source, pool: np.ndarray, held: np.ndarray, seed: int, search_val: Path | None) -> Split:
+    """The images by which a search is judged, chosen without a look at the labels, and those that it learns from."""
+    kind = name.partition(":")[0]
+    if search_val is not None:
+        if kind in _NATS_FILES:
+            raise UsageError(
+                f"{kind} is divided as in NATS-Bench; put {_NATS_FILES[kind]} beside its images, "
+                "and leave out --search-val"
             )
-        if not (len(kept) and np.isin(kept, pool).all()):
-            raise DataError(f"split file {split_file} names images that {name} does not have; start a new run")
-        return kept
+        chosen = read_list(search_val, images, held, name)
+        return Split(np.setdiff1d(pool, chosen), chosen, f"as {search_val} lists them")
+    if kind in _NATS_FILES:
+        file = _nats_file(name)
+        drawn = (
+            f"as in NATS-Bench's {file.name}"
+            if file.exists()
+            else f"halves at random (seed 0), without NATS-Bench's {file.name}"
+        )
+        if kind == "cifar100":
+            return Split(pool, _nats_indices(name, "xvalid", len(held)), drawn)
+        train, valid = (_nats_indices(name, half, len(held)) for half in ("train", "valid"))
+        return Split(train, valid, drawn)
     chosen = _draw(pool, min(MAX_SEARCH_VAL, len(pool) // 4), seed)
-    if split_file is not None:
-        record = {"format": 1, "data": name, "seed": seed, "images": len(pool), "search_val": chosen.tolist()}
-        save_json(split_file, record)
-    return chosen
+    return Split(np.setdiff1d(pool, chosen), chosen, f"at random, seed {seed}")
 
 
 def _draw(pool: np.ndarray, count: int, seed: int, labels: Sequence[int] | None = None) -> np.ndarray:
@@ -344,13 +365,24 @@ def _draw(pool: np.ndarray, count: int, seed: int, labels: Sequence[int] | None 
     return np.sort(chosen)
 
 
+_NATS_FILES = {"cifar10": "cifar-split.txt", "cifar100": "cifar100-test-split.txt"}
+
+
+def _nats_file(name: str) -> Path:
+    """Where NATS-Bench's split file is looked for: beside the images."""
+    kind, _, folder = name.partition(":")
+    return Path(folder or cifar_folder()) / _NATS_FILES[kind]
+
+
 def _nats_indices(name: str, part: str, total: int) -> np.ndarray:
     """One half of CIFAR's images: NATS-Bench's own where its split file lies beside the images, else random."""
-    kind, _, folder = name.partition(":")
-    file = {"cifar10": "cifar-split.txt", "cifar100": "cifar100-test-split.txt"}[kind]
-    path = Path(folder or cifar_folder()) / file
+    path = _nats_file(name)
     if path.exists():
-        return np.array(sorted(int(index) for index in load_json(path, "NATS-Bench split file")[part][1]))
-    console.note_once(f"{kind}: no {file} of NATS-Bench in {path.parent}, so its halves are drawn at random (seed 0)")
+        with reading(path, "NATS-Bench split file", "fetch it again"):
+            return np.array(sorted(int(index) for index in load_json(path, "NATS-Bench split file")[part][1]))
+    kind = name.partition(":")[0]
+    console.note_once(
+        f"{kind}: no {path.name} of NATS-Bench in {path.parent}, so its halves are drawn at random (seed 0)"
+    )
     half = _draw(np.arange(total), total // 2, seed=0)
     return half if part in ("train", "xvalid") else np.setdiff1d(np.arange(total), half)

@@ -63,6 +63,10 @@ def search(
     ctx: typer.Context,
     space: SpaceName = None,
     data: Data = None,
+    search_val: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Held-out images, one path or position a line; or a search's split.json."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the new run.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
     preset: Preset = "paper",

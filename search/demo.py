@@ -48,8 +48,7 @@ def run_demo(out: Path, runtime: Runtime, *, seed: int = 0, overwrite: bool = Fa
     started = time.perf_counter()
     start_run(out, settings, runtime, "demo", overwrite)
     result = search(settings, out, runtime)
-    found = result.best[0]
-    search_seconds = time.perf_counter() - started
+    found, search_seconds = result.best[0], time.perf_counter() - started
 
     rated = round(result.table.coverage(space) * space.count())
     console.note(

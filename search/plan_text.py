@@ -114,8 +114,10 @@ def _count_images(settings: SearchSettings) -> tuple[int, int, bool]:
     try:
         if not settings.data:
             raise UnknownDataError("no data")
-        train = len(open_images(settings.data, "search-train", seed=settings.seed))
-        return train, len(open_images(settings.data, settings.rating_part, seed=settings.seed)), False
+        listed = Path(settings.search_val) if settings.search_val else None
+        parts = ("search-train", settings.rating_part)
+        train, rated = (len(open_images(settings.data, p, seed=settings.seed, search_val=listed)) for p in parts)
+        return train, rated, False
     except UnknownDataError:
         if Path(settings.data).is_file():
             raise

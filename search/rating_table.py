@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bossnet_zoo.checkpoint import load_json, save_json
+from bossnet_zoo.checkpoint import SEAL, load_json, save_json, sealed
 from bossnet_zoo.errors import ArchitectureError, CheckpointError, UsageError
 from bossnet_zoo.spaces import Arch, Entry, Space, get_space, space_command
 
 FORMAT = 1
 ANY = "any"
 LARGEST = 1e100  # of a rating or an accuracy
-_KNOWN = ("format", "space", "lower_is_better", "blocks")  # keys that are fields; others are kept as they are in `meta`
+_KNOWN = ("format", "space", "lower_is_better", "blocks", SEAL)  # others are kept as they are in `meta`
 
 Ratings = Mapping[str, float]  # by path text
 
@@ -134,8 +134,8 @@ class RatingTable:
         return {**head, **self.meta, "blocks": blocks}
 
     def write(self, path: Path) -> None:
-        """Write the full form to `path`, atomically."""
-        save_json(path, self.to_json())
+        """Write the full form to `path`, atomically; a search that goes on from it compares the checksum in it."""
+        save_json(path, sealed(self.to_json()))
 
 
 def read_ratings(path: Path, space: str | None = None) -> RatingTable:

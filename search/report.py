@@ -237,6 +237,7 @@ def _images_fact(record: RunRecord) -> str:
     parts = [record.config.get("data", "")]
     if split:
         parts += [f"{split['search_train']:,} to learn from", f"{split['rated_on']:,} to rate on"]
+        parts += [f"divided {split['drawn']}"] if "drawn" in split else []
     if data:
         parts += [f"{data['test']:,} to test on", f"{data['classes']} classes"]
     return ", ".join(parts)

@@ -1,7 +1,7 @@
 """A search from start to end, in a run directory from which it can be resumed.
 
 config.json          settings, version, device; a resumed run must have the same settings
-split.json           which images of the source the paths are rated on
+split.json           which images of the source are learned from, and which ones the paths are rated on
 metrics.jsonl        one record per step, per epoch and per intermediate rating
 tensorboard/STAGE    the same figures, where TensorBoard is installed
 blocks/*.safetensors the online network of every finished stage
@@ -9,6 +9,8 @@ ratings.json         ratings of the finished stages
 state-*.pt           the stage in training after its last two epochs; gone when the search is finished
 architectures.json   the best architectures, best first
 report.html          all of it on one page
+
+A resumed search goes on from config.json, split.json and ratings.json, so each carries a checksum of what it says.
 """
 
 from __future__ import annotations
@@ -24,11 +26,15 @@ import torch
 
 from bossnet_zoo import __version__, console
 from bossnet_zoo.checkpoint import (
+    SEAL,
+    check_seal,
+    load_json,
     read_jsonl,
     remove_leftovers,
     save_json,
     save_text,
     save_weights,
+    sealed,
 )
 from bossnet_zoo.datasets import ImageSet, open_images
 from bossnet_zoo.errors import BossNetError, UsageError
@@ -134,7 +140,7 @@ def start_run(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "settings": settings.to_json(),
         }
-        save_json(out / "config.json", config)
+        save_json(out / "config.json", sealed(config))
     runtime.barrier()
 
 
@@ -144,18 +150,15 @@ def start_run(
 def _setup(settings: SearchSettings, out: FilePath, runtime: Runtime) -> Setup:
     split_file = out / "split.json"
     if runtime.is_main:
-        open_images(settings.data, "search-val", seed=settings.seed, split_file=split_file)  # drawn and written, once
+        _images(settings, "search-val", split_file)  # drawn and written, once
     runtime.barrier()
     return _open(settings, out, runtime, split_file)
 
 
 def _open(settings: SearchSettings, out: FilePath, runtime: Runtime, split_file: FilePath | None) -> Setup:
     """What the stages share; raises `UsageError` or `DataError` where settings, images and processes do not fit."""
-
-    def images(part: str) -> ImageSet:
-        return open_images(settings.data, part, seed=settings.seed, split_file=split_file)
-
-    setup = Setup(settings, settings.make_space(), images("search-train"), images(settings.rating_part), runtime, out)
+    train, rated = (_images(settings, part, split_file) for part in ("search-train", settings.rating_part))
+    setup = Setup(settings, settings.make_space(), train, rated, runtime, out)
     settings.accumulation(runtime.world_size)
     if settings.method != "unnas":
         check_num_paths(setup.space, settings)
@@ -167,6 +170,11 @@ def _open(settings: SearchSettings, out: FilePath, runtime: Runtime, split_file:
     if settings.compile:
         check_compiler(runtime)
     return setup
+
+
+def _images(settings: SearchSettings, part: str, split_file: FilePath | None) -> ImageSet:
+    listed = FilePath(settings.search_val) if settings.search_val else None
+    return open_images(settings.data, part, seed=settings.seed, split_file=split_file, search_val=listed)
 
 
 def _check_bounds(settings: SearchSettings, space: Space) -> None:
@@ -187,9 +195,10 @@ def _load_table(setup: Setup) -> RatingTable:
     """Ratings of the stages finished so far; an empty table at the start.
 
     Raises:
-        CheckpointError: they are another search's.
+        CheckpointError: they are another search's, or were edited since.
     """
-    settings = setup.settings
+    settings, split = setup.settings, load_json(setup.out / "split.json", "split file")
+    drawn = {"drawn": split["drawn"], SEAL: split[SEAL]}
     rated_on = min(len(setup.rating_images), settings.rating_images or len(setup.rating_images))
     meta = {
         "space_options": dict(settings.space_options),
@@ -197,13 +206,14 @@ def _load_table(setup: Setup) -> RatingTable:
         "data": settings.data,
         "seed": settings.seed,
         "coverage": settings.coverage,
-        "split": {"search_train": len(setup.train_images), "rated_on": rated_on},
+        "split": {"search_train": len(setup.train_images), "rated_on": rated_on, **drawn},
     }
     file = setup.out / "ratings.json"
     if file.exists():
         table = read_ratings(file)
         table.check(setup.space)
         table.check_origin(meta, file)
+        check_seal(load_json(file), file, "bring back a copy, or remove it: every block is then trained again")
         return table
     return RatingTable(settings.space, tuple({} for _ in range(setup.space.num_blocks)), meta=meta)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bossnet_zoo.checkpoint import check_fields, is_leftover, load_json, make_folder, reading
+from bossnet_zoo.checkpoint import check_fields, check_seal, is_leftover, load_json, make_folder, reading
 from bossnet_zoo.errors import BossNetError, UsageError
 
 from .settings import SearchSettings
@@ -48,11 +48,13 @@ def resume_settings(run: Path, asked: Mapping[str, Any] | None = None) -> Search
 
     Raises:
         UsageError: `run` is no search, or was started with other settings.
+        CheckpointError: its configuration is not as it was written.
     """
-    values, file = read_config(run)["settings"], run / "config.json"
-    check_fields(SearchSettings, values, f"{file}: settings")
+    config, file = read_config(run), run / "config.json"
+    check_fields(SearchSettings, config["settings"], f"{file}: settings")
     with reading(file, "run configuration"):
-        settings = SearchSettings.from_json(values)
+        settings = SearchSettings.from_json(config["settings"])
+    check_seal(config, file, "bring back a copy, or start a new search with another --out")
     for name, value in (asked or {}).items():
         own = getattr(settings, name)
         if name == "space_options":

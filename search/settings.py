@@ -29,6 +29,7 @@ class SearchSettings:
         method: `bossnas`, `dna` or `unnas`; some of the settings below matter to some methods alone, see `OPTIONS_OF`.
         space, space_options: the search space and the fields of its dataclass.
         data: a source of images, see `bossnet_zoo.datasets.open_images`. Labels are never read.
+        search_val: an index file that lists the held-out images (see `bossnet_zoo.splits`); empty to draw them.
         views: the augmentation pipelines, one of `views.VIEWS`.
         seed: decides everything that is random.
         resolution: pixels of a view.
@@ -63,6 +64,7 @@ class SearchSettings:
     space: str = "hytra"
     space_options: Mapping[str, Any] = field(default_factory=dict)
     data: str = ""
+    search_val: str = ""
     views: Literal["byol", "digits", "cifar", "crops"] = "byol"
     seed: int = 0
     resolution: int = 224

@@ -98,24 +98,6 @@ def test_search_val_is_capped_at_the_size_of_imagenet_nas_val(monkeypatch):
     assert len(open_images("digits", "search-train")) == 1387
 
 
-def test_a_split_file_keeps_the_images_of_search_val(tmp_path):
-    path = tmp_path / "split.json"
-    drawn = open_images("digits", "search-val", seed=3, split_file=path)
-    stored = json.loads(path.read_text())
-    assert stored["search_val"] == drawn.indices.tolist()
-    stored["search_val"] = stored["search_val"][:10]
-    path.write_text(json.dumps(stored))
-    assert len(open_images("digits", "search-val", seed=99, split_file=path)) == 10
-    assert len(open_images("digits", "search-train", seed=3, split_file=path)) == 1427
-
-
-def test_a_split_file_of_other_images_is_refused(tmp_path):
-    path = tmp_path / "split.json"
-    path.write_text(json.dumps({"format": 1, "images": 7, "search_val": [1]}))
-    with pytest.raises(DataError, match=r"is for 7 images, digits now has 1,437"):
-        open_images("digits", "search-val", split_file=path)
-
-
 # --- folders
 
 
@@ -315,6 +297,23 @@ def test_the_split_files_of_nats_bench_are_used_where_they_are(tmp_path, monkeyp
     assert open_images(f"cifar10:{tmp_path}", "search-val").indices.tolist() == [1, 2, 3]
     assert open_images(f"cifar100:{tmp_path}", "search-val").indices.tolist() == [4]
     assert open_images(f"cifar100:{tmp_path}", "test").indices.tolist() == [8, 9]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_a_split_file_says_how_cifar_was_divided_and_keeps_it(tmp_path, monkeypatch, name):
+    fake_cifar(monkeypatch, labels=10)
+    data, kept = f"{name}:{tmp_path}", tmp_path / "split.json"
+    parts = ("search-train", "search-val")
+    drawn = [open_images(data, part, split_file=kept).indices.tolist() for part in parts]
+    file = "cifar-split.txt" if name == "cifar10" else "cifar100-test-split.txt"
+    assert json.loads(kept.read_text())["drawn"] == f"halves at random (seed 0), without NATS-Bench's {file}"
+    halves = {"train": ["int", ["5", "0"]], "valid": ["int", ["1"]], "xvalid": ["int", ["1"]], "xtest": ["int", ["2"]]}
+    (tmp_path / file).write_text(json.dumps(halves))  # fetched while a search was running
+    assert [open_images(data, part, split_file=kept).indices.tolist() for part in parts] == drawn
+    open_images(data, "search-val", split_file=tmp_path / "new.json")
+    assert json.loads((tmp_path / "new.json").read_text())["drawn"] == f"as in NATS-Bench's {file}"
+    again = [open_images(data, part, split_file=tmp_path / "new.json").indices.tolist() for part in parts]
+    assert again == [[0, 5] if name == "cifar10" else list(range(50_000)), [1]]
 
 
 def test_cifar_is_read_as_torchvision_stores_it(tmp_path, monkeypatch):

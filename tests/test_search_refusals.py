@@ -14,6 +14,7 @@ from tiny_search import RUN_FILES, assert_same_search, run_until_killed, tiny_se
 
 from bossnet_zoo import checkpoint
 from bossnet_zoo.checkpoint import load_json, save_json
+from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import BossNetError, CheckpointError, DataError, UsageError
 from bossnet_zoo.recipes import BOSSNET_M
 from bossnet_zoo.search import run as run_module
@@ -82,6 +83,74 @@ def test_resuming_with_the_ratings_of_another_search_is_an_error(whole_search, t
         CheckpointError, match=r"ratings\.json: seed is '1', and in this search it is 0; bring back a copy"
     ):
         search(resume_settings(run), run, CPU)
+
+
+def edit_split(stored: dict) -> None:
+    stored["search_val"] = stored["search_val"][1:]
+
+
+def edit_ratings(stored: dict) -> None:
+    ratings = stored["blocks"][0]["entries"]["any"]
+    best = min(ratings, key=ratings.get)
+    ratings[best] += 1.0
+
+
+def edit_settings(stored: dict) -> None:
+    stored["settings"]["base_lr"] /= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "number", "remedy"),
+    [
+        ("split.json", edit_split, 4, "bring back a copy, or start a new run"),  # in the first block
+        ("split.json", edit_split, 8, "bring back a copy, or start a new run"),
+        ("ratings.json", edit_ratings, 8, "bring back a copy, or remove it: every block is then trained again"),
+        ("config.json", edit_settings, 4, "bring back a copy, or start a new search with another --out"),
+    ],
+)
+def test_what_was_edited_between_a_kill_and_a_resume_is_noticed(
+    search_settings, whole_search, tmp_path, monkeypatch, name, edit, number, remedy
+):
+    out = tmp_path / "run"
+    start_run(out, search_settings, CPU)
+    assert run_until_killed(search_settings, out, monkeypatch, number, "after")
+    file = out / name
+    whole, stored = file.read_bytes(), load_json(file)
+    edit(stored)
+    save_json(file, stored)
+    before = {path: path.read_bytes() for path in out.rglob("*.json*")}
+    with pytest.raises(CheckpointError) as error:
+        search(resume_settings(out), out, CPU)
+    said = f"{file} is not as it was written: its checksum does not fit, so it was edited or damaged; {remedy}"
+    assert str(error.value) == said
+    assert {path: path.read_bytes() for path in before} == before
+    file.write_bytes(whole)
+    search(resume_settings(out), out, CPU)
+    assert_same_search(out, whole_search)
+
+
+def test_the_split_of_another_run_is_noticed(search_settings, tmp_path, monkeypatch):
+    for seed in (0, 1):
+        start_run(tmp_path / f"run{seed}", replace(search_settings, seed=seed), CPU)
+        run_until_killed(replace(search_settings, seed=seed), tmp_path / f"run{seed}", monkeypatch, 3, "after")
+    (tmp_path / "run0" / "split.json").write_bytes((tmp_path / "run1" / "split.json").read_bytes())
+    with pytest.raises(DataError, match=r"with seed 1, not of .* with seed 0; bring back this run's own, or start"):
+        search(resume_settings(tmp_path / "run0"), tmp_path / "run0", CPU)
+
+
+def test_held_out_images_can_be_listed(search_settings, search_images, tmp_path):
+    listed = tmp_path / "nas_val.txt"
+    pool = open_images(str(search_images), "train").indices
+    listed.write_text("".join(f"{index}\n" for index in pool[:5]))
+    settings = replace(search_settings, search_val=str(listed), epochs=1, rating_every=0)
+    start_run(tmp_path / "run", settings, CPU)
+    table = search(settings, tmp_path / "run", CPU).table
+    assert load_json(tmp_path / "run" / "split.json")["search_val"] == pool[:5].tolist()
+    assert table.meta["split"]["drawn"] == f"as {listed} lists them"
+    assert f"4 to rate on, divided as {listed} lists them" in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(UsageError, match=r"nowhere\.txt cannot be read"):
+        start_run(tmp_path / "other", replace(settings, search_val="nowhere.txt"), CPU)
+    assert not (tmp_path / "other").exists()
 
 
 def test_resuming_what_is_no_search_is_an_error(tmp_path):
