@@ -291,13 +291,13 @@ def main() -> None:
     try:
         whole_app()()
     except StoppedError as stop:
-        console.note(str(stop))
+        if console.is_first_process():
+            console.note(str(stop))
         sys.exit(stop.exit_code)
     except BossNetError as error:
         if os.environ.get("BOSSNET_TRACEBACK"):
             traceback.print_exc()
-        console.notes.quiet = False
-        console.notes.print(f"error: {error}", markup=False, style="bold red")
+        console.error(str(error))
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
@@ -309,6 +309,5 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        console.notes.quiet = False  # what other packages write, TensorBoard for one
-        console.notes.print(f"error: {error}; free some space or choose another --out", markup=False, style="bold red")
+        console.error(f"{error}; free some space or choose another --out")  # other packages write, too: TensorBoard
         sys.exit(BossNetError.exit_code)

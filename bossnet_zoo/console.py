@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO, TypeVar
 
@@ -16,6 +18,7 @@ Item = TypeVar("Item")
 
 results = Console(highlight=False, soft_wrap=True)
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
+WAIT_FOR_FIRST = 5.0  # seconds; torchrun looks after its processes ten times a second
 _documents: TextIO | None = None  # where `print_json` writes, within `only_json`
 
 
@@ -31,8 +34,9 @@ def note(message: str) -> None:
 
 @functools.cache
 def note_once(message: str) -> None:
-    """A note that need not be read twice, however often there is reason for it."""
-    note(message)
+    """A note that need not be read twice, however often and in however many processes there is reason for it."""
+    if is_first_process():
+        note(message)
 
 
 @contextlib.contextmanager
@@ -45,6 +49,31 @@ def only_json() -> Iterator[None]:
             yield
     finally:
         _documents = None
+
+
+@functools.cache
+def let_first_process_speak() -> None:
+    """Wait a while, once, unless this is the first process of a distributed run on its machine.
+
+    What is wrong with a request is wrong in every process, and need be said once. As soon as the first one has ended in
+    an error, torchrun ends the others, which wait here with theirs; an error of one process alone is said late.
+    """
+    if not is_first_process():
+        time.sleep(WAIT_FOR_FIRST)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first of a distributed run on its machine, or the only one."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0"
+
+
+def error(message: str) -> None:
+    """The sentence that a command ends with, on stderr, however quiet it is; once for all processes on a machine."""
+    let_first_process_speak()
+    if not (is_first_process() or message.startswith("process ")):
+        message = f"process {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')}: {message}"
+    notes.quiet = False
+    notes.print(f"error: {message}", markup=False, style="bold red")
 
 
 def print_json(value: object) -> None:

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from . import console
 from .errors import BossNetError, UsageError
 
 
@@ -63,6 +64,8 @@ class Runtime:
 
     def __exit__(self, _: type | None, error: BaseException | None, __: object) -> None:
         """Leave the process group. A lost connection becomes a `BossNetError`."""
+        if self.world_size > 1 and isinstance(error, BossNetError):
+            console.let_first_process_speak()  # before it loses its connection to this one, and speaks of that
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
         if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):

@@ -35,6 +35,7 @@ from bossnet_zoo.checkpoint import (
     save_text,
     save_weights,
     sealed,
+    sha256,
 )
 from bossnet_zoo.datasets import ImageSet, open_images
 from bossnet_zoo.errors import BossNetError, UsageError
@@ -89,6 +90,7 @@ def search(settings: SearchSettings, out: FilePath, runtime: Runtime) -> SearchR
     """
     if runtime.is_main:
         remove_leftovers(out)
+    _check_shared(out, runtime, sha256(out / "config.json") if (out / "config.json").exists() else "")
     setup = _setup(settings, out, runtime)
     table = _load_table(setup)
     if runtime.is_main:
@@ -142,6 +144,17 @@ def start_run(
         }
         save_json(out / "config.json", sealed(config))
     runtime.barrier()
+
+
+def _check_shared(out: FilePath, runtime: Runtime, seen: str) -> None:
+    """Raise `UsageError` where another process does not see in `out` what the first one does."""
+    by_rank = runtime.gather(seen)
+    for rank, other in enumerate(by_rank):
+        if other != by_rank[0]:
+            raise UsageError(
+                f"process {rank} finds something else in {out} than process 0 does; on several machines, give a "
+                "folder as --out that all of them share"
+            )
 
 
 # --- stages
@@ -278,7 +291,8 @@ def _train_supernet(setup: Setup, table: RatingTable) -> RatingTable:
     training, calibration = RotationTraining(setup), calibration_views(setup)
 
     def rate() -> RatingTable:
-        console.note("supernet: measuring architectures, each with BN statistics of its own")
+        if setup.runtime.is_main:
+            console.note("supernet: measuring architectures, each with BN statistics of its own")
         with uncompiled(setup.settings.compile):
             measured = training.measure(calibration, setup.settings.rating_images)
         rated = rate_by_marginals(setup.space, table, measured)
@@ -301,11 +315,13 @@ def _train_supernet(setup: Setup, table: RatingTable) -> RatingTable:
 def _train(setup: Setup, training: Training, rate: Callable[[], object]) -> None:
     """All epochs that are still to be trained, each followed by its state, and some by ratings."""
     settings = setup.settings
-    state = load_stage(setup.out, training.name)
+    state = load_stage(setup.out, training.name, aloud=setup.runtime.is_main)
     if state is not None:
         training.load_state_dict(state)
-        console.note(f"{training.name}: going on after epoch {training.epoch} of {settings.epochs}")
+    _check_shared(setup.out, setup.runtime, f"{training.name} after epoch {training.epoch}")
     if setup.runtime.is_main:
+        if training.epoch:
+            console.note(f"{training.name}: going on after epoch {training.epoch} of {settings.epochs}")
         _forget_after(setup, training)
     training.show_in(setup.out / "tensorboard")
     while training.epoch < settings.epochs:

@@ -26,13 +26,14 @@ def save_stage(out: Path, stage: str, epoch: int, state: dict[str, Any]) -> None
             file.unlink()
 
 
-def load_stage(out: Path, stage: str) -> dict[str, Any] | None:
-    """The newest undamaged state of a stage; None where it has none. Damaged ones are named on stderr."""
+def load_stage(out: Path, stage: str, aloud: bool = True) -> dict[str, Any] | None:
+    """The newest undamaged state of a stage; None where it has none. Damaged ones are named on stderr, if `aloud`."""
     for file in _states(out, stage):
         try:
             return load_state(file)
         except CheckpointError as error:
-            console.note(f"{error}; going back to the state before it, or to the stage's beginning")
+            if aloud:
+                console.note(f"{error}; going back to the state before it, or to the stage's beginning")
     return None
 
 

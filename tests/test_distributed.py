@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -16,6 +17,9 @@ from searching import CPU
 from tiny_search import tiny_settings, write_images
 
 from bossnet_zoo.checkpoint import load_json, read_jsonl
+from bossnet_zoo.errors import UsageError
+from bossnet_zoo.runtime import Runtime
+from bossnet_zoo.search import run as run_module
 from bossnet_zoo.search.run import search, start_run
 
 SCRIPT = """
@@ -23,6 +27,9 @@ import json, sys
 from pathlib import Path
 import torch
 from bossnet_zoo.runtime import Runtime
+from bossnet_zoo.errors import UsageError
+from bossnet_zoo.runtime import Runtime
+from bossnet_zoo.search import run as run_module
 from bossnet_zoo.search.run import search, start_run
 from bossnet_zoo.search.settings import SearchSettings
 
@@ -126,3 +133,13 @@ def test_two_processes_end_with_the_weights_of_one(runs):
         one, two = (load_file(runs / run / "blocks" / file) for run in ("one", "two"))
         for name, tensor in one.items():
             torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("seen", [["a", "a"], ["a", ""]])
+def test_machines_that_do_not_share_a_folder_are_noticed(tmp_path, monkeypatch, seen):
+    monkeypatch.setattr(Runtime, "gather", lambda self, value: seen)
+    context = contextlib.nullcontext()
+    if seen[1] != seen[0]:
+        context = pytest.raises(UsageError, match=r"process 1 finds something else in .* give a folder as --out that")
+    with context:
+        run_module._check_shared(tmp_path, CPU, "a")
