@@ -196,6 +196,10 @@ def rank(
 
     Beside them stand trivial baselines: parameters, multiply-adds, and log-width, the sum over all layers of the
     logarithm of their inner channels. Positive is good.
+
+    Counted are the architectures that have both an accuracy and ratings of all their paths. Ties: Kendall's tau-b and
+    average ranks allow for them; precision counts whatever is as accurate as the k-th best; of architectures with equal
+    scores, precision and regret take the first in alphabetical order.
     """
     from .ranking import epochs_of_search, keep_for_report
     from .ranking import rank as compare

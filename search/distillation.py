@@ -72,6 +72,13 @@ def teacher_without_data(settings: SearchSettings) -> nn.Module:
     return _can_teach(build_model(name, **options).to("meta"), settings.teacher)
 
 
+def check_teacher(settings: SearchSettings, num_blocks: int) -> None:
+    """Raise `UsageError` where the teacher cannot teach a space of so many blocks; nothing is downloaded."""
+    network = teacher_without_data(settings)
+    with torch.device("meta"):
+        Teacher(network, 0, num_blocks, settings)
+
+
 def _can_teach(network: nn.Module, name: str) -> nn.Module:
     if not hasattr(network, "forward_intermediates"):
         raise UsageError(
@@ -108,7 +115,7 @@ class Teacher(nn.Module):
                 levels = network.forward_intermediates(image, intermediates_only=True)  # type: ignore[operator]
         except (AssertionError, RuntimeError) as error:
             raise UsageError(
-                f"teacher {settings.teacher} does not take images of {settings.resolution} px: {error}; "
+                f"teacher {settings.teacher} does not take images of {settings.resolution} px: {_plain(error)}; "
                 "type another --resolution or --teacher"
             ) from error
         if len(levels) < num_blocks:
@@ -133,6 +140,11 @@ class Teacher(nn.Module):
             x * self.scale + self.shift, indices=self.indices, intermediates_only=True, stop_early=True
         )
         return (maps[0] if len(maps) > 1 else x), maps[-1].mean(dim=(2, 3))
+
+
+def _plain(error: Exception) -> str:
+    """What the network says of it, as the middle of a sentence."""
+    return " ".join(str(error).split()).rstrip(".;")
 
 
 # --- the student

@@ -43,7 +43,7 @@ from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Path, Space, describe_in_words
 
 from .compiling import check_compiler, uncompiled
-from .distillation import DistillationTraining, teacher_without_data
+from .distillation import DistillationTraining, check_teacher
 from .prefix import Chain, FrozenPrefix, Stage, load_prefix, stages_of_block
 from .rating import LEARNED, BlockRatings
 from .rating_table import RatingTable, read_ratings
@@ -179,7 +179,7 @@ def _open(settings: SearchSettings, out: FilePath, runtime: Runtime, split_file:
     settings.check_rated(len(setup.rating_images))
     _check_bounds(settings, setup.space)
     if settings.method == "dna":
-        teacher_without_data(settings)
+        check_teacher(settings, setup.space.num_blocks)
     if settings.compile:
         check_compiler(runtime)
     return setup

@@ -66,6 +66,15 @@ def test_a_frozen_prefix_stays_in_evaluation_mode(tmp_path):
     torch.testing.assert_close(prefix(pixels(4))[:2], output)  # no batch statistics
 
 
+def test_weights_and_features_lie_channels_last(tmp_path):
+    training = BlockTraining(make_setup(tmp_path), Stage(1, 1), tiny_prefix(tmp_path))
+    kernels = [p for p in training.siamese.parameters() if p.ndim == 4]
+    assert kernels
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    features = training.prefix.of_pairs(torch.stack([pixels(4), pixels(4)]))
+    assert all(maps.is_contiguous(memory_format=torch.channels_last) for maps in features)
+
+
 # --- in memory
 
 

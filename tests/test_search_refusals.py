@@ -301,9 +301,16 @@ def test_pictures_of_any_mode_and_size_can_be_searched_on(search_settings, tmp_p
     assert search(odd, tmp_path / "run", CPU).best
 
 
-def test_a_teacher_that_there_is_not_leaves_no_folder(search_images, tmp_path):
-    with pytest.raises(UsageError, match="unknown model 'resnetfoo'"):
-        start_run(tmp_path / "run", tiny_settings(search_images, method="dna", teacher="resnetfoo"), CPU)
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("resnetfoo", "unknown model 'resnetfoo'"),
+        ("vit_tiny_patch16_224", r"does not take images of 32 px: .*\(224\); type another --resolution or --teacher$"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_leaves_no_folder(search_images, tmp_path, teacher, message):
+    with pytest.raises(UsageError, match=message):
+        start_run(tmp_path / "run", tiny_settings(search_images, method="dna", teacher=teacher), CPU)
     assert not (tmp_path / "run").exists()
 
 

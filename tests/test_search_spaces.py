@@ -13,6 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file
 from searching import CPU
 from tiny_search import SPACE_OPTIONS, run_search, tiny_settings, write_images
 from typer.testing import CliRunner
@@ -123,6 +124,23 @@ def test_an_interrupted_search_by_any_method_ends_in_the_same_ratings(tmp_path, 
         for run in (tmp_path / "whole", tmp_path / "interrupted")
     ]
     assert logs[0] == logs[1]
+
+
+def test_a_search_in_bfloat16_keeps_its_weights_and_rates_about_as_in_float32(tmp_path):
+    """The same draws in both, so that nothing but the arithmetic differs."""
+    settings = tiny_settings(write_images(tmp_path / "images"), epochs=1)
+    ratings = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        runtime, out = replace(CPU, amp_dtype=dtype), tmp_path / str(dtype)
+        start_run(out, settings, runtime)
+        table = search(settings, out, runtime).table
+        ratings[dtype] = np.array(list(table.blocks[0]["any"].values()))
+        stored = load_file(out / "blocks" / "block1-any.safetensors").values()
+        assert {tensor.dtype for tensor in stored if tensor.is_floating_point()} == {torch.float32}
+        assert all(np.isfinite(record["loss"]) for record in read_jsonl(out / "metrics.jsonl") if "loss" in record)
+    difference = np.abs(ratings[torch.bfloat16] - ratings[torch.float32])
+    assert 0 < difference.max() < 0.2
+    assert np.ptp(ratings[torch.float32]) > 0
 
 
 # --- presets
