@@ -280,6 +280,19 @@ def _report_in_thread(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
+def _run_late() -> None:
+    """Run in another process of a distributed run than the first: typer's own refusals are not shown once more."""
+    try:
+        code = whole_app()(standalone_mode=False)
+    except Exception as error:
+        if not hasattr(error, "show"):
+            raise
+        console.let_first_process_speak()
+        error.show()
+        sys.exit(getattr(error, "exit_code", 2))
+    sys.exit(code or 0)
+
+
 def main() -> None:
     """Run the command line. Users' mistakes end in one sentence and exit code 1 or 2, other errors in a traceback."""
     # OpenMP's threads spin while they wait for one another, and starve where other programs want the cores: a small
@@ -289,7 +302,10 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     threading.excepthook = _report_in_thread
     try:
-        whole_app()()
+        if console.is_first_process():
+            whole_app()()
+        else:
+            _run_late()
     except StoppedError as stop:
         if console.is_first_process():
             console.note(str(stop))

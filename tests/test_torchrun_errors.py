@@ -19,13 +19,14 @@ def torchrun(*command: str) -> list[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*TORCHRUN, *command], capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode
-    return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return [line for line in done.stderr.splitlines() if line.lower().startswith("error: ")]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--space", "hytar"), "error: unknown space 'hytar'; did you mean hytra?"),  # before they know of each other
+        (("--epoch", "3"), "Error: No such option: --epoch"),  # what typer says
         pytest.param(("--data", "nowhere"), "error: data 'nowhere' is no folder", marks=pytest.mark.slow),
         pytest.param(("--data", "digits", "--out", "."), "error: . already holds", marks=pytest.mark.slow),  # in one
     ],
@@ -59,6 +60,22 @@ cli.main()
 def test_an_error_of_one_process_is_said_by_that_process(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     assert "error: process 1 of 2: this disk is damaged" in torchrun(str(tmp_path / "program.py"))
+
+
+def test_another_process_than_the_first_does_what_the_first_does(monkeypatch, capfd):
+    told = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        for words in (["space", "nats", "--json"], ["list", "nothing"], ["--version"]):
+            monkeypatch.setattr(sys, "argv", ["bossnet", *words])
+            monkeypatch.setattr(console, "let_first_process_speak", lambda: None)
+            try:
+                cli.main()
+                code = 0
+            except SystemExit as stop:
+                code = stop.code
+            told.append((words, code or 0, capfd.readouterr().out))
+    assert told[:3] == told[3:]
 
 
 @pytest.mark.parametrize(("rank", "waits", "prefix"), [("0", [], ""), ("1", [5.0], "process 1 of 2: ")])
