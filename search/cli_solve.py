@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .ranking import Agreement, Ranking
     from .rating_table import RatingTable
     from .solver import Solution
+    from .truth_table import TruthTable
 
 RANK_EXAMPLE = rf"""
 {SEARCH_EXAMPLE}
@@ -203,7 +204,6 @@ def rank(
     """
     from .ranking import epochs_of_search, keep_for_report
     from .ranking import rank as compare
-    from .truth_table import read_nats_bench, read_truth
 
     if (truth is None) == (nats_bench is None):
         raise UsageError("ratings are compared with one truth; type either --truth FILE or --nats-bench FOLDER")
@@ -212,7 +212,7 @@ def rank(
     if plot and plot.suffix != ".png":
         raise UsageError(f"--plot {plot} is written as PNG; type {plot.with_suffix('.png')}")
     searched, table = _open(ratings, space, option)
-    accuracies = read_truth(truth) if truth else read_nats_bench(nats_bench, dataset or "cifar10")  # type: ignore[arg-type]
+    accuracies = _accuracies(truth, nats_bench, dataset, searched)
     ranking = compare(searched, table, accuracies, seed=seed)
     in_search = ratings.name == "ratings.json" and (ratings.parent / "metrics.jsonl").exists()
     epochs = epochs_of_search(ratings.parent, searched, table, accuracies) if in_search else []
@@ -228,6 +228,22 @@ def rank(
         print_json(ranking.to_json())
     else:
         _print_ranking(ranking)
+
+
+def _accuracies(truth: Path | None, nats_bench: Path | None, dataset: str | None, space: Space) -> TruthTable:
+    """Of a truth file everything, of NATS-Bench what lies in the rated space."""
+    from bossnet_zoo.spaces import describe_in_words
+
+    from .truth_table import read_nats_bench, read_truth
+
+    if truth:
+        return read_truth(truth)
+    assert nats_bench is not None
+    everything = read_nats_bench(nats_bench, dataset or "cifar10")
+    inside, number = everything.within(space), len(everything.accuracy)
+    if outside := number - len(inside.accuracy):
+        console.note(f"left out: {outside:,} of NATS-Bench's {number:,}, outside {describe_in_words(space)}")
+    return inside
 
 
 def _print_ranking(ranking: Ranking) -> None:

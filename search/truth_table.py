@@ -6,8 +6,9 @@ better, in whatever unit. Other keys are kept in `meta`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from bossnet_zoo import console
 from bossnet_zoo.checkpoint import load_json
 from bossnet_zoo.errors import ArchitectureError, BossNetError, UsageError, unknown
-from bossnet_zoo.spaces import Arch, Space
+from bossnet_zoo.spaces import Arch, Space, describe_in_words
 
 from .rating_table import LARGEST, is_summable, parse_in
 
@@ -52,6 +53,25 @@ class TruthTable:
                 raise UsageError(f"accuracies: {error}") from None
             result[arch] = accuracy
         return result
+
+    def within(self, space: Space) -> TruthTable:
+        """The accuracies of architectures of `space`, for a benchmark of which `space` is a part.
+
+        Raises:
+            UsageError: `space` is of another kind, or has none of the architectures.
+        """
+        if self.space != space.name:
+            raise UsageError(f"the accuracies are of space {self.space!r}, the ratings of {space.name!r}")
+        inside = {}
+        for text, accuracy in self.accuracy.items():
+            with contextlib.suppress(ArchitectureError):
+                inside[str(space.parse(text))] = accuracy
+        if not inside:
+            number = len(self.accuracy)
+            raise UsageError(
+                f"none of the {number:,} architectures with an accuracy is one of {describe_in_words(space)}"
+            )
+        return replace(self, accuracy=inside)
 
 
 def read_truth(path: Path) -> TruthTable:

@@ -106,6 +106,21 @@ def test_rank_takes_nats_bench_as_its_truth(benchmark, tmp_path):
     ]
 
 
+def test_of_nats_bench_the_architectures_of_a_narrowed_space_count(benchmark, tmp_path):
+    """Those of the others have no ratings, and could have none."""
+    blocks = [{"8:8": 1.0, "16:8": 2.0, "24:8": 3.0, "32:8": 4.0}, {"8:8": 0.0}, {"16": 0.5, "24": 0.5, "32": 0.5}]
+    options = {"widths": [8, 16, 24, 32]}
+    (tmp_path / "narrow.json").write_text(json.dumps({"space": "nats", "space_options": options, "blocks": blocks}))
+    command = ["rank", "--ratings", str(tmp_path / "narrow.json"), "--nats-bench", str(benchmark[0]), "--json"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert json.loads(result.stdout)["n"] == 3
+    assert "left out: 1 of NATS-Bench's 4, outside nats: 1,024 architectures, with widths=[8,16,24" in result.stderr
+    with pytest.raises(
+        UsageError, match=r"none of the 4 architectures with an accuracy is one of nats: 1 architecture"
+    ):
+        read_nats_bench(benchmark[0], "cifar10").within(get_space("nats", widths=[40]))
+
+
 def test_a_folder_without_nats_bench_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no meta\.pickle\.pbz2"):
         read_nats_bench(tmp_path, "cifar10")
