@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from bossnet_zoo.checkpoint import save_json, sha256, write_atomically
+from bossnet_zoo.checkpoint import sha256, write_atomically
 from bossnet_zoo.errors import BossNetError, UsageError
 
 from .extras import need
@@ -19,6 +19,7 @@ from .half import emulated
 from .metadata import CHECKSUM, Metadata, checksum
 from .precision import check_graph, check_opset, convert
 from .report import TOLERANCES, ExportReport, Parity, Tolerance, compare, require_parity
+from .side_car import check_record, write_side_car
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -111,7 +112,7 @@ def write_onnx(
             on_images=on_images,
             notes=notes,
         )
-        save_json(path.with_name(path.name + ".json"), report.to_json())  # before the file has a name: never without
+        write_side_car(path, report.to_json())  # before the file has a name: never without
         reports.append(report)
 
     write_atomically(path, write)
@@ -123,7 +124,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, Metadata]:
 
     Raises:
         UsageError: there is no such file.
-        BossNetError: it is damaged, or of another program.
+        BossNetError: it is damaged, of another program, or beside the record of another file.
     """
     onnx = need("onnx", "onnx")
     if not path.is_file():
@@ -138,6 +139,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, Metadata]:
     metadata = Metadata.read(entries, path)
     if entries.get(CHECKSUM) != checksum(proto, entries):
         raise BossNetError(f"{path} is damaged or was edited: its checksum does not fit its content; export it again")
+    check_record(path)
     return proto, metadata
 
 

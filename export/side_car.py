@@ -1,4 +1,8 @@
-"""The side-car of an engine, FILE.engine.json: what it was built from and for. It is checked before the engine runs.
+"""Side-cars: what is known of an exported file, in JSON beside it, with a checksum; checked before the file runs.
+
+FILE.onnx.json is the record of the comparison with PyTorch (`report.ExportReport`). An ONNX file describes itself and
+runs without one; where there is one, it must be that file's. FILE.engine.json says what an engine was built from and
+for, and no engine runs without it:
 
 builder, version   the package that built it: `tensorrt` or `tensorrt_rtx`
 gpu                name and compute capability of the GPU it is for; null for every RTX GPU
@@ -26,9 +30,9 @@ from bossnet_zoo.errors import BossNetError
 FORMAT = 1
 
 
-def side_car(engine_file: Path) -> Path:
-    """The file that describes an engine."""
-    return engine_file.with_name(engine_file.name + ".json")
+def side_car(file: Path) -> Path:
+    """The file that describes an exported one."""
+    return file.with_name(file.name + ".json")
 
 
 def describe_build(package: str, version: str, gpu: str | None, onnx_file: Path, options: Any) -> dict[str, Any]:
@@ -45,10 +49,10 @@ def describe_build(package: str, version: str, gpu: str | None, onnx_file: Path,
     return about | {"key": _hash(about)}
 
 
-def write_side_car(engine_file: Path, about: Mapping[str, Any]) -> None:
-    """Save what is known of an engine, with its checksum."""
+def write_side_car(exported: Path, about: Mapping[str, Any]) -> None:
+    """Save what is known of an exported file, with a checksum of that."""
     content = {name: value for name, value in about.items() if name != "checksum"}
-    save_json(side_car(engine_file), content | {"checksum": _hash(content)})
+    save_json(side_car(exported), content | {"checksum": _hash(content)})
 
 
 def read_side_car(engine_file: Path) -> dict[str, Any]:
@@ -60,14 +64,30 @@ def read_side_car(engine_file: Path) -> dict[str, Any]:
     file = side_car(engine_file)
     if not file.exists():
         raise BossNetError(f"{file} is missing, which describes the engine; keep the two together, or export it again")
-    about = load_json(file, "description of the engine")
-    content = {name: value for name, value in about.items() if name != "checksum"} if isinstance(about, dict) else {}
-    if not content or about.get("checksum") != _hash(content):
-        raise BossNetError(f"{file} is damaged or was edited: its checksum does not fit; export the engine again")
+    about = _read_unchanged(file, "description of the engine", "export the engine again")
     if about["format"] != FORMAT:
         raise BossNetError(f"{file} was written by another version of bossnet-zoo; export the engine again")
     if about["engine_sha256"] != sha256(engine_file):
         raise BossNetError(f"{engine_file} is damaged, or not the engine that {file.name} describes; export it again")
+    return about
+
+
+def check_record(onnx_file: Path) -> None:
+    """Raise `BossNetError` where an ONNX file's record of its comparison was changed, or is that of another file."""
+    file = side_car(onnx_file)
+    if not file.exists():
+        return
+    remedy = f"export {onnx_file.name} again, or remove {file.name}: the network runs without it"
+    if _read_unchanged(file, "record of the comparison", remedy).get("sha256") != sha256(onnx_file):
+        raise BossNetError(f"{file} tells of another file than {onnx_file}; {remedy}")
+
+
+def _read_unchanged(file: Path, what: str, remedy: str) -> dict[str, Any]:
+    """The values of a side-car. Raises `BossNetError` where its checksum does not fit them."""
+    about = load_json(file, what)
+    content = {name: value for name, value in about.items() if name != "checksum"} if isinstance(about, dict) else {}
+    if not content or about.get("checksum") != _hash(content):
+        raise BossNetError(f"{file} is damaged or was edited: its checksum does not fit; {remedy}")
     return about
 
 

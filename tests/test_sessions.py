@@ -138,6 +138,21 @@ def test_missing_and_other_files_are_refused(tmp_path):
         open_session(tmp_path / "x.txt")
 
 
+def test_the_record_of_a_comparison_is_that_of_its_file(files, tmp_path):
+    path = tmp_path / "x.onnx"
+    path.write_bytes((files / "net.onnx").read_bytes())
+    open_session(path)  # it describes itself, and runs without a record
+    record = json.loads(side_car(files / "net.onnx").read_text())
+    side_car(path).write_text(json.dumps(record))
+    open_session(path)
+    side_car(path).write_text(json.dumps(record | {"parity": []}))
+    with pytest.raises(BossNetError, match=r"x.onnx.json is damaged or was edited: .*export x.onnx again, or remove"):
+        open_session(path)
+    side_car(path).write_bytes(side_car(files / "onnxruntime.int8.onnx").read_bytes())
+    with pytest.raises(BossNetError, match=r"x.onnx.json tells of another file than .*x.onnx; export x.onnx again"):
+        open_session(path)
+
+
 # --- engines, as far as no GPU is needed
 
 
