@@ -37,11 +37,13 @@ def export(
     bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit convolutions and linear layers; needs --calib.")] = False,
     batch: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="SIZES", help="Images at once: 8 for always 8; 1:8:64 for any, an engine at least, best, at most."
+            metavar="SIZES",
+            help="Images at once: 8 for always 8; 1:8:64 for 1 to 64, an engine best at 8. By default any, and 1:8:64 "
+            "of an engine.",
         ),
-    ] = "1:8:64",
+    ] = None,
     dynamic_size: Annotated[
         bool, typer.Option("--dynamic-size", help="Take images of any size within --sizes.")
     ] = False,
@@ -87,19 +89,21 @@ def export(
     from .tensorrt import BUILDERS, EngineOptions
 
     precision = _precision(fp16=fp16, bf16=bf16, int8=int8)
-    batches = parse_range(batch, "--batch")
+    batches = parse_range("1:8:64" if batch is None else batch, "--batch")
+    engine = EngineOptions(batches, None, workspace, version_compatible, hardware_compatible)
     builders = tuple(BUILDERS[name] for name, wanted in (("trt", trt), ("trt-rtx", trt_rtx)) if wanted)
     request = Request(
         onnx=onnx or not builders,
         builders=builders,
         precision=precision,
         graph=GraphOptions(
-            batch=batches[0] if ":" not in batch else None,
+            batch=batches[0] if batch is not None and ":" not in batch else None,
+            batches=(batches[0], batches[2]) if batch is not None and ":" in batch else None,
             opset=opset if opset is not None else default_opset(precision),
             pixels=pixels,
             softmax=softmax,
         ),
-        engine=EngineOptions(batches, None, workspace, version_compatible, hardware_compatible),
+        engine=engine,
         input_size=input_size,
         dynamic_size=dynamic_size,
         sizes=parse_range(sizes, "--sizes") if sizes else None,
@@ -321,7 +325,8 @@ def _print_reports(reports: list[ExportReport | EngineReport], as_json: bool, tr
     for report in reports:
         print(f"{report.file}  {report.bytes / 1e6:.1f} MB, {report.precision}")
         if isinstance(report, ExportReport):
-            entries = [(f"batch {entry.batch} of noise", entry) for entry in report.parity]
+            of = "images" if report.precision == "int8" else "noise"
+            entries = [(f"batch {entry.batch} of {of}", entry) for entry in report.parity]
             entries += [(f"{report.on_images.batch} images", report.on_images)] if report.on_images else []
             for what, entry in entries:
                 print(

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 INPUT, LOGITS, PROBABILITIES = "input", "logits", "probabilities"
 OPSETS = range(18, 26)  # the exporter writes nothing older than 18; onnx itself refuses 26
 DEFAULT_OPSET = 20  # the last that ONNX Runtime quantises, and one that every TensorRT builder parses
-CHECK_BATCHES = (1, 2, 8)
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class GraphOptions:
 
     Attributes:
         batch: a fixed number of images; None for a dynamic batch.
+        batches: smallest and largest number of images of a dynamic batch; None for any. ONNX has no place for such a
+            range: the file's metadata say it, and sessions keep to it.
         sizes: smallest and largest side of an image where sizes are dynamic; None for the one size of the metadata.
         opset: version of ONNX's operator set, 18 to 25. From 23 on attention is one `Attention` node.
         pixels: take uint8 pixels (B, H, W, C) and normalise them in the graph.
@@ -48,6 +49,7 @@ class GraphOptions:
     """
 
     batch: int | None = None
+    batches: tuple[int, int] | None = None
     sizes: tuple[int, int] | None = None
     opset: int = DEFAULT_OPSET
     pixels: bool = False
@@ -58,8 +60,18 @@ class GraphOptions:
             raise UsageError(f"opset {self.opset} is out of range; allowed: {OPSETS.start} to {OPSETS.stop - 1}")
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch {self.batch} is not possible; a fixed batch is 1 or more")
+        if self.batches is not None and not 1 <= self.batches[0] <= self.batches[1]:
+            raise UsageError(f"batches {self.batches} are not possible; give the smallest, then the largest number")
         if self.sizes is not None and not 1 <= self.sizes[0] < self.sizes[1]:
             raise UsageError(f"sizes {self.sizes} are not possible; give the smallest, then the largest side in pixels")
+
+    @property
+    def checked_batches(self) -> tuple[int, ...]:
+        """Numbers of images at which a file is compared with PyTorch: three, or as many as the range has."""
+        if self.batch is not None:
+            return (self.batch,)
+        smallest, largest = self.batches or (1, 8)
+        return tuple(dict.fromkeys(min(count, largest) for count in (smallest, smallest + 1, max(smallest + 2, 8))))
 
     @property
     def height_axis(self) -> int:
@@ -116,7 +128,8 @@ def trace(model: nn.Module, metadata: Metadata, options: GraphOptions) -> Traced
     """
     onnx = need("onnx", "onnx")
     need("onnxscript", "onnx")
-    metadata = replace(metadata, pixels=options.pixels, softmax=options.softmax)
+    batches = (options.batch, options.batch) if options.batch else options.batches
+    metadata = replace(metadata, pixels=options.pixels, softmax=options.softmax, batches=batches, sizes=options.sizes)
     deployed = Deployed(model, metadata)
     (example,) = example_batches(metadata, options, batches=(2,))
     try:
@@ -190,22 +203,39 @@ def opset_of(proto: ModelProto) -> int:
     return next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
 
 
-def example_batches(
-    metadata: Metadata, options: GraphOptions, batches: Sequence[int] = CHECK_BATCHES
-) -> Iterable[np.ndarray]:
-    """Noise with the statistics of normalised images (or of pixels), the same on every machine.
+def checked_shapes(
+    metadata: Metadata, options: GraphOptions, batches: Sequence[int] = ()
+) -> Iterable[tuple[int, int, int]]:
+    """(B, H, W) at which a file is compared with PyTorch, by default at `checked_batches`.
 
-    A fixed batch gives one array of it. Where sizes are dynamic, each array has another size, odd ones among them.
+    Where sizes are dynamic, each batch has another size, odd ones among them.
     """
-    generator = np.random.default_rng(0)
-    C, H, W = metadata.input_size
+    H, W = metadata.input_size[1:]
     sizes = [(H, W)]
     if options.sizes:
         smallest, largest = options.sizes
         sizes += [(min(smallest + 1, largest), largest), (min(smallest + 31, largest), smallest)]
-    for number, batch in enumerate((options.batch,) if options.batch else batches):
-        height, width = sizes[number % len(sizes)]
+    for number, batch in enumerate(batches or options.checked_batches):
+        yield batch, *sizes[number % len(sizes)]
+
+
+def example_batches(metadata: Metadata, options: GraphOptions, batches: Sequence[int] = ()) -> Iterable[np.ndarray]:
+    """Noise with the statistics of normalised images (or of pixels), the same on every machine; see `checked_shapes`.
+
+    A fixed batch gives one array of it.
+    """
+    generator = np.random.default_rng(0)
+    C = metadata.input_size[0]
+    for batch, height, width in checked_shapes(metadata, options, (options.batch,) if options.batch else batches):
         if options.pixels:
             yield generator.integers(0, 256, (batch, height, width, C), dtype=np.uint8)
         else:
             yield generator.standard_normal((batch, C, height, width), dtype=np.float32)
+
+
+def batches_of(images: np.ndarray, metadata: Metadata, options: GraphOptions) -> Iterable[np.ndarray]:
+    """The same shapes, filled with some images, which are repeated or cut where they are too few or too small."""
+    axis = options.height_axis
+    for batch, height, width in checked_shapes(metadata, options):
+        part = images.take(range(batch), axis=0, mode="wrap").take(range(height), axis=axis, mode="wrap")
+        yield np.ascontiguousarray(part.take(range(width), axis=axis + 1, mode="wrap"))

@@ -20,7 +20,7 @@ from bossnet_zoo.errors import BossNetError, UsageError
 
 from .extras import need
 
-_PACKAGES = ("bossnet-zoo", "torch", "timm", "onnx", "onnxscript")
+_PACKAGES = ("bossnet-zoo", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 CHECKSUM = "checksum"  # an entry beside the fields below
 
 
@@ -45,6 +45,8 @@ class Metadata:
         pixels: whether `input` takes uint8 pixels (B, H, W, C) and normalises them itself, instead of normalised
             float32 (B, C, H, W).
         softmax: whether the output is probabilities instead of logits.
+        batches: smallest and largest number of images at once; None for any.
+        sizes: smallest and largest side of an image, where sizes are open; None for the `input_size` alone.
         notes: what else a user should know, such as nodes that keep another precision.
         versions: of the packages that made the file.
     """
@@ -63,6 +65,8 @@ class Metadata:
     runtime: str = "any"
     pixels: bool = False
     softmax: bool = False
+    batches: tuple[int, int] | None = None
+    sizes: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
 

@@ -14,7 +14,7 @@ from bossnet_zoo.checkpoint import sha256, write_atomically
 from bossnet_zoo.errors import BossNetError, UsageError
 
 from .extras import need
-from .graph import INPUT, GraphOptions, Traced, example_batches, opset_of, trace
+from .graph import INPUT, GraphOptions, Traced, batches_of, example_batches, opset_of, trace
 from .half import emulated
 from .metadata import CHECKSUM, Metadata, checksum
 from .precision import check_graph, check_opset, convert
@@ -83,10 +83,9 @@ def write_onnx(
     check_opset(precision, traced.options.opset)
     if precision == "int8" and not calibration:
         raise UsageError("int8 needs calibration images; type --calib with a folder of images or a data set's name")
-    # INT8 knows the range of images, and is judged on images alone.
-    noise = [] if precision == "int8" else list(example_batches(traced.metadata, traced.options))
     images = images or calibration
-    converted = convert(traced.proto, precision, runtime, calibration, seen=[*noise, *calibration, *images])
+    examples = _examples(traced, precision, images)
+    converted = convert(traced.proto, precision, runtime, calibration, seen=[*examples, *calibration, *images])
     check_graph(converted.proto, precision, converted.exempt)
     meant_for = runtime if precision == "int8" else "any"
     notes = (*traced.metadata.notes, *converted.notes)
@@ -98,7 +97,7 @@ def write_onnx(
     def write(temporary: Path) -> None:
         need("onnx", "onnx").save(converted.proto, temporary)
         sessions = _judges(temporary, converted.proto, metadata)
-        parity = tuple(_worst(sessions, batch, traced.deployed.answer(batch)) for batch in noise)
+        parity = tuple(_worst(sessions, batch, traced.deployed.answer(batch)) for batch in examples)
         on_images = _on_images(sessions, traced, images)
         require_parity(parity, on_images, tolerance, f"{path.name} in ONNX Runtime")
         report = ExportReport(
@@ -117,6 +116,13 @@ def write_onnx(
 
     write_atomically(path, write)
     return reports[0]
+
+
+def _examples(traced: Traced, precision: str, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What a file is compared on at three batch sizes: INT8 knows the range of images, and is judged on them alone."""
+    if precision == "int8":
+        return list(batches_of(images[0], traced.metadata, traced.options))
+    return list(example_batches(traced.metadata, traced.options))
 
 
 def read_onnx(path: Path) -> tuple[ModelProto, Metadata]:

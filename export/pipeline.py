@@ -81,6 +81,11 @@ class Request:
         if self.sizes is not None:
             replace(self.graph, sizes=(self.sizes[0], self.sizes[2]))  # each refuses what it cannot be
             replace(self.engine, sizes=self.sizes)
+        if self.triton is not None and self.graph.batch is None and self.engine.batch[0] > 1:
+            raise UsageError(
+                f"Triton sends as few images as come, and --batch asks for {self.engine.batch[0]} or more; type a "
+                "range from 1 on, as in 1:8:64, or one number"
+            )
         check_opset(self.precision, self.graph.opset)
         for package in self.builders:
             open_builder(package, self.engine, self.timing_cache_of(package))

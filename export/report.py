@@ -40,7 +40,7 @@ class Tolerance:
     """What a comparison may show at most and at least.
 
     Attributes:
-        max_rel: largest relative difference on noise; None where noise tells nothing (INT8 is calibrated on images).
+        max_rel: largest relative difference; None where it is not judged (INT8, by its best classes alone).
         top1_agreement: smallest share of given images with the same best class. One image may always differ, so that
             a handful of images does not fail on a tie.
     """
@@ -68,7 +68,7 @@ class ExportReport:
         precision: `fp32`, `fp16`, `bf16` or `int8`.
         opset: version of ONNX's operator set.
         tolerance: what was asked of the comparison.
-        parity: one entry per batch of noise.
+        parity: one entry per batch of noise; for INT8, which is calibrated on images, of images.
         on_images: the comparison on all images given, if any were.
         notes: what a user should know, such as which nodes keep another precision.
     """

@@ -86,6 +86,22 @@ def open_session(path: str | Path, device: str = "auto", *, threads: int = 0) ->
     raise UsageError(f"{path} is no exported network; allowed: files ending in {' or '.join(EXPORTED)}")
 
 
+def check_range(images: np.ndarray, metadata: Metadata) -> None:
+    """Raise `UsageError` for a batch beyond what an ONNX file was exported for, though its graph may take it."""
+    smallest, largest = metadata.batches or ANY_BATCH
+    if not smallest <= len(images) <= largest:
+        raise UsageError(
+            f"a batch of {len(images)} was given; the file was exported for {smallest} to {largest} images at once; "
+            "export it again with a --batch that spans it"
+        )
+    height, width = images.shape[1:3] if metadata.pixels else images.shape[2:]
+    if metadata.sizes and not metadata.sizes[0] <= min(height, width) <= max(height, width) <= metadata.sizes[1]:
+        raise UsageError(
+            f"images of {height} x {width} pixels were given; the file was exported for sides of {metadata.sizes[0]} "
+            f"to {metadata.sizes[1]}; export it again with --sizes that span them"
+        )
+
+
 def check_input(images: np.ndarray, metadata: Metadata, shapes: Sequence[Sequence[int]] = ()) -> None:
     """Raise `UsageError` unless the batch has the type and shape that the network takes.
 
@@ -141,8 +157,7 @@ class OnnxSession:
         check_providers(available, providers, available)
         self.session = open_runtime(path, providers=list(zip(providers, settings, strict=True)), threads=threads)
         check_providers(self.session.get_providers(), providers, available)
-        batch = self.session.get_inputs()[0].shape[0]
-        self.batches = (batch, batch) if isinstance(batch, int) else ANY_BATCH
+        self.batches = self.metadata.batches or ANY_BATCH
         self.runtime = f"ONNX Runtime, {self.session.get_providers()[0].removesuffix('ExecutionProvider')}"
 
     def _check_device(self, path: Path, providers: Sequence[str]) -> None:
@@ -163,6 +178,7 @@ class OnnxSession:
         wanted = tuple(self.session.get_inputs()[0].shape)  # numbers, and names where the file takes any
         if any(isinstance(side, int) and side != given for side, given in zip(wanted, images.shape, strict=True)):
             raise UsageError(f"a batch of shape {images.shape} was given; the file takes {_shape_text(wanted)}")
+        check_range(images, self.metadata)
         try:
             return self.session.run(None, {INPUT: images})[0]
         except Exception as error:  # ONNX Runtime's exceptions have no common base class

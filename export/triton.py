@@ -14,7 +14,7 @@ from .metadata import Metadata
 from .onnx import read_onnx
 from .side_car import read_side_car
 
-MAX_BATCH = 64  # that Triton gathers for an ONNX file, whose own batch has no limit
+MAX_BATCH = 64  # that Triton gathers for an ONNX file of any batch
 
 CONFIG = """\
 # {note}
@@ -105,7 +105,8 @@ def _onnx(source: Path) -> _Served:
     classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     is_open = batch == -1
     dims = tuple(sides) if is_open else (batch, *sides)
-    return _Served(metadata, "onnxruntime", "model.onnx", MAX_BATCH if is_open else 0, dims, classes)
+    largest = metadata.batches[1] if metadata.batches else MAX_BATCH
+    return _Served(metadata, "onnxruntime", "model.onnx", largest if is_open else 0, dims, classes)
 
 
 def _engine(source: Path) -> _Served:

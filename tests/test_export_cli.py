@@ -27,6 +27,7 @@ from bossnet_zoo.export.graph import GraphOptions
 from bossnet_zoo.export.images import calibration_batches
 from bossnet_zoo.export.onnx import export_onnx, read_onnx, write_onnx
 from bossnet_zoo.export.pipeline import parse_range
+from bossnet_zoo.export.sessions import open_session
 from bossnet_zoo.export.side_car import side_car
 
 TINY = ["test_bossnet_t", "--untrained", "--option", "num_classes=10"]
@@ -93,7 +94,21 @@ def test_options_reach_the_graph_and_the_engine(tmp_path, traced_once):
     call("export", *TINY, *arguments, "--fp16", "--out", str(tmp_path))
     (metadata, options) = traced_once[0]
     assert (options.batch, options.sizes, options.softmax, options.pixels) == (None, (32, 96), True, True)
+    assert options.batches == (1, 4)
     assert metadata.class_names[3] == "class 3"
+
+
+def test_a_file_keeps_to_the_batches_that_were_asked_for(tmp_path):
+    """ONNX has no place for a range: it is what is compared, and stands in the metadata and Triton's configuration."""
+    arguments = ("--input-size", "32", "--batch", "1:2:4", "--out", str(tmp_path), "--triton", str(tmp_path / "served"))
+    lines = call("export", *TINY, *arguments).stdout.splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:4]] == [f"batch {n} of noise" for n in (1, 2, 4)]
+    session = open_session(tmp_path / "test_bossnet_t.onnx", "cpu")
+    assert session.batches == (1, 4)
+    assert session(np.zeros((4, 3, 32, 32), np.float32)).shape == (4, 10)
+    with pytest.raises(UsageError, match=r"a batch of 5 was given; the file was exported for 1 to 4 .*--batch that"):
+        session(np.zeros((5, 3, 32, 32), np.float32))
+    assert "max_batch_size: 4\n" in (tmp_path / "served" / "test_bossnet_t" / "config.pbtxt").read_text()
 
 
 def test_a_second_export_reuses_the_engine(tmp_path, traced_once):
@@ -111,6 +126,8 @@ def test_a_second_export_reuses_the_engine(tmp_path, traced_once):
         (["--bf16", "--opset", "20"], "--bf16 needs opset 22 or later"),
         (["--batch", "8:1"], "--batch '8:1' is no number and no range"),
         (["--batch", "8:4:1"], "batch 8:4:1 does not rise"),
+        (["--batch", ""], "--batch '' is no number and no range"),
+        (["--batch", "2:4:8", "--triton", "x"], "Triton sends as few images as come, and --batch asks for 2 or more"),
         (["--batch", "0"], "does not rise|0 is not possible"),
         (["--sizes", "32:64:96"], "--sizes is the range of --dynamic-size"),
         (["--timing-cache", "x"], "--timing-cache is for engines of TensorRT; type --trt too"),

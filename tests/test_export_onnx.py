@@ -60,7 +60,8 @@ def test_file_describes_itself(exported):
     assert (metadata.input_size, metadata.class_names) == ((3, 64, 64), ("a", "b", "c", "d"))
     assert (metadata.crop_pct, metadata.interpolation) == (0.875, "bicubic")
     assert metadata.weights_sha256 == hash_weights(model)
-    assert metadata.versions["torch"] == importlib.metadata.version("torch")
+    for package in ("torch", "timm", "onnx", "onnxruntime", "bossnet-zoo"):
+        assert metadata.versions[package] == importlib.metadata.version(package)
 
 
 def test_file_holds_no_source_paths(exported):
@@ -87,6 +88,19 @@ def test_a_failed_export_leaves_the_old_file(tmp_path):
 def test_the_same_network_gives_the_same_bytes(tmp_path):
     hashes = {write_onnx(traced(), tmp_path / f"{number}.onnx").sha256 for number in range(2)}
     assert len(hashes) == 1
+
+
+@pytest.mark.parametrize(
+    ("batches", "checked"),
+    [(None, (1, 2, 8)), ((1, 64), (1, 2, 8)), ((4, 16), (4, 5, 8)), ((16, 64), (16, 17, 18)), ((1, 2), (1, 2))],
+)
+def test_what_is_compared_lies_in_the_range_of_batches(batches, checked):
+    assert GraphOptions(batches=batches).checked_batches == checked
+
+
+def test_a_range_of_batches_that_falls_is_refused():
+    with pytest.raises(UsageError, match=r"batches \(8, 1\) are not possible"):
+        GraphOptions(batches=(8, 1))
 
 
 @pytest.mark.parametrize("opset", [9, 17, 26])

@@ -10,7 +10,7 @@ import pytest
 from exporting import calibration, lively, traced, unseen
 
 from bossnet_zoo.errors import BossNetError, UsageError
-from bossnet_zoo.export.graph import GraphOptions, Traced, trace
+from bossnet_zoo.export.graph import GraphOptions, Traced, batches_of, trace
 from bossnet_zoo.export.half import ISLAND_OPS, emulated, overflowing, to_half
 from bossnet_zoo.export.int8 import kept_in_float, quantize
 from bossnet_zoo.export.metadata import Metadata
@@ -38,7 +38,18 @@ def test_int8_agrees_on_a_trained_network(tmp_path, runtime):
         traced(), tmp_path / "int8.onnx", "int8", runtime=runtime, calibration=calibration(), images=unseen()
     )
     assert report.on_images.top1_agreement >= 0.99
+    assert [entry.batch for entry in report.parity] == [1, 2, 8]
+    assert max(entry.max_rel for entry in report.parity) < 0.2
     assert files_metadata(report.file).runtime == runtime
+
+
+def test_int8_is_compared_on_images_of_every_size():
+    graph = replace(traced(), options=GraphOptions(sizes=(16, 64)))
+    shapes = [batch.shape for batch in batches_of(unseen(3)[0], graph.metadata, graph.options)]
+    assert shapes == [(1, 3, 32, 32), (2, 3, 17, 64), (8, 3, 47, 16)]
+    pixels = replace(graph.options, pixels=True, sizes=None)
+    whole = np.arange(2 * 32 * 32 * 3, dtype=np.uint8).reshape(2, 32, 32, 3)
+    assert np.array_equal(list(batches_of(whole, graph.metadata, pixels))[1], whole)
 
 
 @pytest.mark.slow

@@ -94,6 +94,25 @@ def test_a_wrong_size_is_refused_in_one_line(files):
         open_session(files / "net.onnx")(np.zeros((1, 3, 64, 64), np.float32))
 
 
+def test_a_file_takes_any_batch_where_none_was_asked_for(files):
+    session = open_session(files / "net.onnx", "cpu")
+    assert session(np.zeros((65, 3, 32, 32), np.float32)).shape == (65, 10)
+
+
+def test_sizes_beyond_those_that_were_compared_are_refused(tmp_path):
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    model.num_classes = 3
+    options = GraphOptions(sizes=(16, 64), pixels=True)
+    report = export_onnx(model, tmp_path / "x.onnx", input_size=(3, 32, 32), options=options)
+    session = open_session(report.file, "cpu")
+    assert session(np.zeros((2, 16, 64, 3), np.uint8)).shape == (2, 3)
+    for shape in ((15, 32), (32, 65)):
+        with pytest.raises(
+            UsageError, match=rf"images of {shape[0]} x {shape[1]} pixels .*sides of 16 to 64; .*--sizes"
+        ):
+            session(np.zeros((2, *shape, 3), np.uint8))
+
+
 def test_bf16_is_refused_on_a_cpu(tmp_path):
     write_onnx(traced(22), tmp_path / "x.bf16.onnx", "bf16")
     with pytest.raises(UsageError, match=r"x.bf16.onnx is in bf16, which ONNX Runtime does not compute on a CPU"):
