@@ -17,7 +17,8 @@ from bossnet_zoo.export import side_car as side_cars
 from bossnet_zoo.export import tensorrt
 from bossnet_zoo.export.graph import GraphOptions, trace
 from bossnet_zoo.export.metadata import Metadata
-from bossnet_zoo.export.onnx import export_onnx, write_onnx
+from bossnet_zoo.export.onnx import export_onnx, read_onnx, write_onnx
+from bossnet_zoo.export.precision import arithmetic_types
 from bossnet_zoo.export.report import ExportError, Tolerance
 from bossnet_zoo.export.side_car import side_car
 from bossnet_zoo.export.tensorrt import EngineOptions, build_engine, profile_shapes
@@ -275,8 +276,21 @@ def test_a_network_parsed_in_another_precision_is_an_error(onnx_files):
     check_network(tensorrt_rtx, build.network, {"node_linear": "fp32"})
     with pytest.raises(ExportError, match="parsed node node_linear as fp32, and the ONNX file says fp16"):
         check_network(tensorrt_rtx, build.network, {"node_linear": "fp16"})
-    with pytest.raises(ExportError, match="without any"):
-        check_network(tensorrt_rtx, build.network, {"another": "fp32"})
+    with pytest.raises(ExportError, match="parsed a network without node another, whose precision is unknown"):
+        check_network(tensorrt_rtx, build.network, {"node_linear": "fp32", "another": "fp32"})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_the_precision_of_opset_23s_attention_is_read_back(tmp_path, precision):
+    """It is one node of ONNX, and two layers of TensorRT by names of their own."""
+    write_onnx(traced(23), tmp_path / "x.onnx", precision, tolerance=LOOSE)
+    types = arithmetic_types(read_onnx(tmp_path / "x.onnx")[0])
+    attention = [name for name in types if name.startswith("node_scaled_dot_product_attention")]
+    build = tensorrt._Build(tensorrt_rtx, tmp_path / "x.onnx")
+    build._parse()
+    check_network(tensorrt_rtx, build.network, types)
+    with pytest.raises(ExportError, match=f"parsed node {attention[0]} as {precision}, and the ONNX file says int8"):
+        check_network(tensorrt_rtx, build.network, types | {attention[0]: "int8"})
 
 
 def test_an_engine_in_another_precision_is_an_error(monkeypatch):
@@ -299,3 +313,7 @@ def test_an_engine_in_another_precision_is_an_error(monkeypatch):
     check_engine(tensorrt_rtx, b"plan", "fp16")
     with pytest.raises(ExportError, match="int8 was asked for, and no layer of the engine computes in Int8"):
         check_engine(tensorrt_rtx, b"plan", "int8")
+    monkeypatch.setattr(Inspected, "get_engine_information", lambda self, form: '{"Format/Datatype": "BFloat16"}')
+    check_engine(tensorrt_rtx, b"plan", "bf16")
+    with pytest.raises(ExportError, match="fp32 was asked for"):
+        check_engine(tensorrt_rtx, b"plan", "fp32")
