@@ -112,11 +112,11 @@ def upload(publication: Publication, repo: str, *, private: bool = False, endpoi
     Args:
         publication: from `write_repository`.
         repo: ORG/NAME; it is created where it does not exist.
-        private: visible to its owner alone, where it is created.
+        private: visible to its owner alone, when it is created; one that is there must be so already.
         endpoint: of the Hub; by default the public one, or $HF_ENDPOINT.
 
     Raises:
-        UsageError: not logged in.
+        UsageError: not logged in, or a repository that all can see where a private one was asked for.
         BossNetError: the upload failed; the repository is as it was.
     """
     if get_token() is None:
@@ -124,12 +124,16 @@ def upload(publication: Publication, repo: str, *, private: bool = False, endpoi
     api = HfApi(endpoint=endpoint)
     try:
         api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.model_info(repo).private:
+            raise UsageError(f"{repo} is there already, and public; make it private on the Hub, or leave out --private")
         commit = api.upload_folder(
             repo_id=repo,
             folder_path=publication.folder,
             allow_patterns=list(publication.files),
             commit_message="Publish with bossnet-zoo",
         )
+    except BossNetError:
+        raise
     except Exception as error:  # every major version of huggingface_hub has another HTTP library's exceptions
         reason = str(error).strip().splitlines()[0]
         status = getattr(getattr(error, "response", None), "status_code", None)

@@ -152,7 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
             repo = path.removeprefix("/api/models/").partition("/revision/")[0]
             siblings = [{"rfilename": name} for name in self.server.files.get(repo, {})]
             sha = self.server.revision(repo)
-            self._answer({"id": repo, "modelId": repo, "sha": sha, "siblings": siblings, "tags": [], "private": False})
+            about = {"id": repo, "modelId": repo, "sha": sha, "siblings": siblings, "tags": []}
+            self._answer(about | {"private": self.server.private.get(repo, False)})
             return
         repo, _, rest = path.lstrip("/").partition("/resolve/")
         content = self.server.files.get(repo, {}).get(rest.partition("/")[2])

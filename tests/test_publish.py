@@ -115,6 +115,13 @@ def test_private_is_passed_on(publication, hub: Hub):
     assert hub.private[REPO]
 
 
+def test_nothing_private_is_sent_to_a_public_repository(publication, hub: Hub):
+    hub.files[REPO], hub.commits[REPO] = {}, 0
+    with pytest.raises(UsageError, match="tiny-digits is there already, and public; make it private on the Hub"):
+        upload(publication, REPO, private=True, endpoint=hub.url)
+    assert (hub.files[REPO], hub.commits[REPO], hub.large) == ({}, 0, {})
+
+
 def test_a_cut_off_upload_leaves_the_repository_as_it_was(publication, hub: Hub):
     hub.files[REPO], hub.commits[REPO] = {"README.md": b"old"}, 7
     hub.fail_lfs = True
