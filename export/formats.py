@@ -41,9 +41,9 @@ FORMATS = (
 NOTES = """\
 Install an extra with: pip install "bossnet-zoo[EXTRA]". NAME has .fp16, .bf16 or .int8 behind it in those precisions;
 all four: fp32, fp16, bf16 and int8, in a Triton repository whichever its file has. Batch and sizes of an engine stay
-open within --batch and --sizes; of ONNX too, where these are given. trt: TensorRT 11, whose libraries come from NVIDIA's own package index; its engine is
-for the GPU that built it. RTX GPUs: from Ampere on. The two INT8 files hold the same network for two runtimes, and
-neither takes the other's."""
+open within --batch and --sizes; of ONNX too, where these are given. trt: TensorRT 11, whose libraries come from
+NVIDIA's own package index; its engine is for the GPU that built it. RTX GPUs: from Ampere on. The two INT8 files hold
+the same network for two runtimes, and neither takes the other's."""
 ENGINE_SUFFIX = {"tensorrt": ".trt.engine", "tensorrt_rtx": ".rtx.engine"}
 
 

@@ -128,6 +128,8 @@ def export_network(model: nn.Module, name: str, out: Path, request: Request) -> 
     graph = replace(request.graph, sizes=(sizes[0], sizes[2]) if sizes else None)
     calibration, images = _images(metadata, graph, request)
     count = sum(map(len, calibration))
+    if request.precision in ("fp16", "bf16") and not images:
+        console.note(f"{request.precision} is compared on noise alone; --calib DATA compares it on images too")
     if request.precision == "int8" and count < FEW_IMAGES:
         console.note(f"INT8 learns its ranges from {count} images alone; {FEW_IMAGES} or more are usual")
     if request.precision == "int8":

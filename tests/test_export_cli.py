@@ -91,7 +91,8 @@ def test_export_in_int8_writes_one_file_for_each_runtime(tmp_path, traced_once):
 
 def test_options_reach_the_graph_and_the_engine(tmp_path, traced_once):
     arguments = ("--dynamic-size", "--sizes", "32:64:96", "--opset", "20", "--softmax", "--pixels", "--batch", "1:2:4")
-    call("export", *TINY, *arguments, "--fp16", "--out", str(tmp_path))
+    result = call("export", *TINY, *arguments, "--fp16", "--out", str(tmp_path))
+    assert "fp16 is compared on noise alone; --calib DATA" in " ".join(result.stderr.split())
     (metadata, options) = traced_once[0]
     assert (options.batch, options.sizes, options.softmax, options.pixels) == (None, (32, 96), True, True)
     assert options.batches == (1, 4)
