@@ -53,6 +53,14 @@ def test_int8_is_compared_on_images_of_every_size():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("precision", "opset", "agreement"), [("fp16", 20, 0.995), ("bf16", 22, 0.98)])
+def test_half_precision_agrees_on_a_bossnet_m(tmp_path, precision, opset, agreement):
+    graph = traced(opset, "test_bossnet_m", epochs=16)
+    report = write_onnx(graph, tmp_path / "half.onnx", precision, images=unseen())
+    assert report.on_images.top1_agreement >= agreement
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])
 def test_int8_agrees_on_a_bossnet_m_that_knows_the_digits(tmp_path, runtime):
     """After four epochs it errs on 8 % of them, and INT8 then decides another 2 % otherwise; sixteen are enough."""
