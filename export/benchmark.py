@@ -22,7 +22,8 @@ from .metadata import Metadata
 from .onnx import write_onnx
 from .pipeline import default_opset
 from .report import Tolerance, compare
-from .sessions import Session, TorchSession, open_session
+from .sessions import Session, TorchSession, open_session, run_in_parts
+from .side_car import read_record
 from .tensorrt import BUILDERS, EngineOptions, build_engine
 
 # By name: what runs it, and the precisions it is measured in.
@@ -126,12 +127,14 @@ def benchmark_network(
 
 
 def benchmark_file(path: Path, *, batches: Sequence[int], device: str, threads: int, seconds: float) -> list[Row]:
-    """Measure one exported file; there is no PyTorch to compare it with."""
+    """Measure one exported file; its difference to PyTorch is what was found when it was exported, if that is there."""
     session = open_session(path, device, threads=threads)
+    recorded = _recorded(path)
+    what_ran = session.runtime + ("; compared with PyTorch when it was exported" if recorded else "")
     options = GraphOptions(pixels=session.metadata.pixels)
     rows = []
     for batch in batches:
-        row = Row(path.name, path.suffix[1:], session.metadata.precision, batch, note=session.runtime)
+        row = Row(path.name, path.suffix[1:], session.metadata.precision, batch, note=what_ran)
         images = _noise(session.metadata, options, batch)
         try:
             session(images)
@@ -139,8 +142,21 @@ def benchmark_file(path: Path, *, batches: Sequence[int], device: str, threads: 
             rows.append(replace(row, note=str(error)))
             continue
         times = measure_in_turn({path.name: _call(session, images)}, seconds)[path.name]
-        rows.append(replace(row, **_figures(times, batch), megabytes=path.stat().st_size / 1e6))
+        rows.append(replace(row, **_figures(times, batch), megabytes=path.stat().st_size / 1e6, **recorded))
     return rows
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """The worst of what the record beside an ONNX file tells of its comparison with PyTorch."""
+    record = read_record(path) if path.suffix == ".onnx" else None
+    if record is None:
+        return {}
+    entries = [*record["parity"], *([record["on_images"]] if record["on_images"] else [])]
+    judged = [record["on_images"]] if record["on_images"] else entries  # noise is near no class
+    return {
+        "max_rel": max(entry["max_rel"] for entry in entries),
+        "top1_agreement": min(entry["top1_agreement"] for entry in judged),
+    }
 
 
 def measure_in_turn(calls: Mapping[Any, Callable[[], object]], seconds: float) -> dict[Any, list[float]]:
@@ -233,5 +249,5 @@ class _Candidates:
 
     def compare(self, session: Session) -> dict[str, Any]:
         """The difference to PyTorch on the comparison images."""
-        parity = compare(self.expected, np.concatenate([session(images) for images in self.comparison]))
+        parity = compare(self.expected, np.concatenate([run_in_parts(session, images) for images in self.comparison]))
         return {"max_rel": parity.max_rel, "top1_agreement": parity.top1_agreement}

@@ -19,7 +19,7 @@ from .half import emulated
 from .metadata import CHECKSUM, Metadata, checksum
 from .precision import check_graph, check_opset, convert
 from .report import TOLERANCES, ExportReport, Parity, Tolerance, compare, require_parity
-from .side_car import check_record, write_side_car
+from .side_car import read_record, write_side_car
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -145,7 +145,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, Metadata]:
     metadata = Metadata.read(entries, path)
     if entries.get(CHECKSUM) != checksum(proto, entries):
         raise BossNetError(f"{path} is damaged or was edited: its checksum does not fit its content; export it again")
-    check_record(path)
+    read_record(path)  # it is this file's, if it is there
     return proto, metadata
 
 

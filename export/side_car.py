@@ -72,14 +72,20 @@ def read_side_car(engine_file: Path) -> dict[str, Any]:
     return about
 
 
-def check_record(onnx_file: Path) -> None:
-    """Raise `BossNetError` where an ONNX file's record of its comparison was changed, or is that of another file."""
+def read_record(onnx_file: Path) -> dict[str, Any] | None:
+    """What the record beside an ONNX file tells of its comparison with PyTorch; None where there is none.
+
+    Raises:
+        BossNetError: it was changed, or is that of another file.
+    """
     file = side_car(onnx_file)
     if not file.exists():
-        return
+        return None
     remedy = f"export {onnx_file.name} again, or remove {file.name}: the network runs without it"
-    if _read_unchanged(file, "record of the comparison", remedy).get("sha256") != sha256(onnx_file):
+    about = _read_unchanged(file, "record of the comparison", remedy)
+    if about.get("sha256") != sha256(onnx_file):
         raise BossNetError(f"{file} tells of another file than {onnx_file}; {remedy}")
+    return about
 
 
 def _read_unchanged(file: Path, what: str, remedy: str) -> dict[str, Any]:

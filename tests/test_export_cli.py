@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from exporting import traced, trained
+from exporting import traced, trained, unseen
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -270,6 +270,20 @@ def test_benchmark_measures_what_runs_and_says_why_the_rest_does_not(traced_once
             assert row["max_rel"] <= (0 if row["runtime"] == "torch" else 0.5)
 
 
+def test_benchmark_compares_in_the_batches_that_an_engine_takes(tmp_path, monkeypatch):
+    """An engine for at most one image is compared on sixteen at once, in parts."""
+    candidates = benchmark._Candidates(trained(), tmp_path, 1, 1, None)
+
+    class Engine:
+        batches = (1, 1)
+
+        def __call__(self, images):
+            assert len(images) == 1
+            return candidates.torch(images)
+
+    assert candidates.compare(Engine()) == {"max_rel": pytest.approx(0, abs=1e-5), "top1_agreement": 1.0}
+
+
 def test_benchmark_without_an_extra_says_so_in_the_rows(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     rows = json.loads(call("benchmark", *TINY, "--batch", "1", "--seconds", "0", "--json").stdout)
@@ -285,10 +299,14 @@ def test_peers_are_measured_beside_a_network():
 
 
 def test_benchmark_of_a_file_prints_csv_and_markdown(tmp_path):
-    write_onnx(traced(), tmp_path / "net.onnx")
+    report = write_onnx(traced(), tmp_path / "net.onnx", images=unseen())
     arguments = ("benchmark", str(tmp_path / "net.onnx"), "--batch", "3", "--seconds", "0")
     (row,) = csv.DictReader(io.StringIO(call(*arguments, "--csv").stdout))
-    assert (row["runtime"], row["precision"], row["batch"], row["note"]) == ("onnx", "fp32", "3", "ONNX Runtime, CPU")
+    assert (row["runtime"], row["precision"], row["batch"]) == ("onnx", "fp32", "3")
+    assert row["note"] == "ONNX Runtime, CPU; compared with PyTorch when it was exported"
+    assert float(row["max_rel"]) == max(entry.max_rel for entry in (*report.parity, report.on_images))
+    assert float(row["top1_agreement"]) == report.on_images.top1_agreement == 1
+    side_car(report.file).unlink()
     lines = call(*arguments).stdout.splitlines()
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == [
         "runtime",
