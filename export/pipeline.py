@@ -81,14 +81,21 @@ class Request:
         if self.sizes is not None:
             replace(self.graph, sizes=(self.sizes[0], self.sizes[2]))  # each refuses what it cannot be
             replace(self.engine, sizes=self.sizes)
-        if self.triton is not None and self.graph.batch is None and self.engine.batch[0] > 1:
+        self._check_triton()
+        check_opset(self.precision, self.graph.opset)
+        for package in self.builders:
+            open_builder(package, self.engine, self.timing_cache_of(package))
+
+    def _check_triton(self) -> None:
+        if self.triton is None:
+            return
+        if self.graph.batch is None and self.engine.batch[0] > 1:
             raise UsageError(
                 f"Triton sends as few images as come, and --batch asks for {self.engine.batch[0]} or more; type a "
                 "range from 1 on, as in 1:8:64, or one number"
             )
-        check_opset(self.precision, self.graph.opset)
-        for package in self.builders:
-            open_builder(package, self.engine, self.timing_cache_of(package))
+        if self.precision == "int8" and not self.onnx and "tensorrt" not in self.builders:
+            raise UsageError("Triton loads neither engines of --trt-rtx nor the INT8 file for them; type --onnx too")
 
     def timing_cache_of(self, package: str) -> Path | None:
         """TensorRT for RTX has none."""

@@ -127,6 +127,7 @@ def test_a_second_export_reuses_the_engine(tmp_path, traced_once):
         (["--bf16", "--opset", "20"], "--bf16 needs opset 22 or later"),
         (["--batch", "8:1"], "--batch '8:1' is no number and no range"),
         (["--batch", "8:4:1"], "batch 8:4:1 does not rise"),
+        (["--trt-rtx", "--int8", "--calib", "digits", "--triton", "x"], "Triton loads neither .*; type --onnx too"),
         (["--batch", ""], "--batch '' is no number and no range"),
         (["--batch", "2:4:8", "--triton", "x"], "Triton sends as few images as come, and --batch asks for 2 or more"),
         (["--batch", "0"], "does not rise|0 is not possible"),
