@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_search import write_images
+from searching import CPU
+from tiny_search import tiny_settings, write_images
 
 from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import CheckpointError, DataError, UsageError
+from bossnet_zoo.image_sources import ArraySource
+from bossnet_zoo.search.run import search, start_run
 
 
 def parts(data: str, **options) -> list[list[int]]:
@@ -55,6 +60,24 @@ def test_a_split_file_that_was_edited_is_refused(tmp_path, edit):
     path.write_text(json.dumps({"images": 3}))
     with pytest.raises(CheckpointError, match=r"split file .* is damaged, or was edited to what it cannot be"):
         parts("digits", split_file=path)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_report_says_how_cifar_was_divided(tmp_path, monkeypatch, there):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    monkeypatch.setattr(
+        "bossnet_zoo.image_sources.cifar", lambda name, root, train: ArraySource(name, pixels, [0] * 60, None)
+    )
+    if there:
+        halves = {"train": ["int", [*map(str, range(30))]], "valid": ["int", [*map(str, range(30, 60))]]}
+        (tmp_path / "cifar-split.txt").write_text(json.dumps(halves))
+    settings = tiny_settings(Path(f"cifar10:{tmp_path}"), "nats")
+    start_run(tmp_path / "run", settings, CPU)
+    table = search(settings, tmp_path / "run", CPU).table
+    drawn = "as in NATS-Bench's" if there else "halves at random (seed 0), without NATS-Bench's"
+    assert table.meta["split"]["drawn"] == f"{drawn} cifar-split.txt"
+    page = html.unescape((tmp_path / "run" / "report.html").read_text())
+    assert f"30 to learn from, 4 to rate on, divided {drawn} cifar-split.txt" in page
 
 
 # --- listed
