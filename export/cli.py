@@ -51,7 +51,12 @@ def export(
         str | None, typer.Option(metavar="SIZES", help="Sides in pixels, 160:224:288; by default half to double.")
     ] = None,
     input_size: Annotated[int | None, typer.Option(help="Pixels of a side; by default the network's own.")] = None,
-    opset: Annotated[int | None, typer.Option(help="Version of ONNX's operators, 18 to 25.")] = None,
+    opset: Annotated[
+        int | None,
+        typer.Option(
+            help="Version of ONNX's operators, 18 to 25. From 23 on attention is one of them, its softmax included."
+        ),
+    ] = None,
     pixels: Annotated[bool, typer.Option("--pixels", help="Take uint8 (B, H, W, 3); normalise in the graph.")] = False,
     softmax: Annotated[bool, typer.Option("--softmax", help="Put out probabilities.")] = False,
     calib: Calib = None,

@@ -69,9 +69,15 @@ def convert(
         exempt = tuple(name for names in kept.values() for name in names)
         return Converted(quantize(proto, calibration, runtime), exempt, tuple(notes))
     exempt = overflowing(proto, seen) if precision == "fp16" else ()
-    islands = f"float32 islands: {_listed(sorted(ISLAND_OPS))}"
-    beyond = f"float32 because their values leave float16's range: {_listed(exempt)}"
-    return Converted(to_half(proto, precision, exempt), exempt, (islands, beyond) if exempt else (islands,))
+    notes = [f"float32 islands: {_listed(sorted(ISLAND_OPS))}"]
+    if any(node.op_type == "Attention" and node.name not in exempt for node in proto.graph.node):
+        # ONNX could say in which, and TensorRT refuses a file that does.
+        notes.append(
+            "the softmax inside Attention has the precision that the runtime gives it; --opset 20 makes it fp32"
+        )
+    if exempt:
+        notes.append(f"float32 because their values leave float16's range: {_listed(exempt)}")
+    return Converted(to_half(proto, precision, exempt), exempt, tuple(notes))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from bossnet_zoo.export.half import ISLAND_OPS, emulated, overflowing, to_half
 from bossnet_zoo.export.int8 import kept_in_float, quantize
 from bossnet_zoo.export.metadata import Metadata
 from bossnet_zoo.export.onnx import open_runtime, write_onnx
-from bossnet_zoo.export.precision import arithmetic_types, check_graph
+from bossnet_zoo.export.precision import arithmetic_types, check_graph, convert
 from bossnet_zoo.export.report import ExportError, Parity, Tolerance, require_parity
 
 
@@ -82,6 +82,14 @@ def test_half_precision_keeps_its_ends_and_its_islands_in_float32():
     assert by_op["Softmax"] == by_op["BatchNormalization"] == by_op["ReduceMean"] == {onnx.TensorProto.FLOAT}
     assert by_op["Conv"] == by_op["MatMul"] == by_op["Gemm"] == {onnx.TensorProto.FLOAT16}
     assert ISLAND_OPS & by_op.keys()
+
+
+@pytest.mark.parametrize("opset", [20, 23])
+def test_a_softmax_within_attention_is_not_called_an_island(opset):
+    notes = convert(traced(opset).proto, "fp16", "any", [], [unseen(8)[0]]).notes
+    assert any("softmax inside Attention has the precision that the runtime gives it" in note for note in notes) == (
+        opset == 23
+    )
 
 
 def test_neighbouring_islands_share_their_casts():
