@@ -79,6 +79,12 @@ def write_repository(
         model, config = load_run(source, weights)
         arguments = resolve_model(config["model"], config["model_options"])[1]
     elif source in published():
+        for option, given in (("--weights", weights != "best"), ("--license", license != "unknown")):
+            if given:
+                raise UsageError(
+                    f"{option} is for the weights of a run; those of {source} are the authors' release, as it is; "
+                    f"leave out {option}"
+                )
         model, config, arguments = timm.create_model(source, pretrained=True).eval(), {}, {}
     else:
         raise UsageError(

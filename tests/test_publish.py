@@ -261,6 +261,15 @@ def test_a_licence_is_a_name(run, tmp_path):
         write_repository(str(run), REPO, tmp_path / "x", license="foo: [bar")
 
 
+@pytest.mark.parametrize(("option", "value"), [("weights", "ema"), ("license", "mit")])
+def test_the_authors_release_is_published_as_it_is(tmp_path, option, value):
+    with pytest.raises(
+        UsageError, match=f"--{option} is for the weights of a run; those of bossnet_t0 are the authors'"
+    ):
+        write_repository("bossnet_t0", REPO, tmp_path / "x", **{option: value})
+    assert not (tmp_path / "x").exists()
+
+
 def test_neither_run_nor_published_model_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"'bossnet_m1' is neither .* nor a published model \(bossnet_t0, "):
         write_repository("bossnet_m1", REPO, tmp_path / "x")
