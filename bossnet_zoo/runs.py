@@ -235,6 +235,11 @@ def _check_local(folder: Path) -> dict[str, Any]:
     """The config.json of a network in timm's form. Raises `UsageError`, or `BossNetError` where it is damaged."""
     file = folder / "config.json"
     config = load_json(file, "network's description")
+    if isinstance(config, dict) and config.get("kind") == "train":
+        raise UsageError(
+            f"{folder} is a training run, which is no folder in timm's form; type {folder} alone, or for timm itself: "
+            f"bossnet publish {folder} --repo ORG/NAME --dry-run"
+        )
     if not (isinstance(config, dict) and isinstance(config.get("architecture"), str)):
         raise UsageError(f"{folder} holds no network in timm's form; bossnet extract and bossnet publish write one")
     if not all(isinstance(config.get(name, {}), dict) for name in ("model_args", "pretrained_cfg")):

@@ -19,6 +19,7 @@ from bossnet_zoo.checkpoint import load_weights, save_json, save_weights
 from bossnet_zoo.errors import BossNetError, DamagedFileError, UsageError
 from bossnet_zoo.export.hub import Publication, upload, write_repository
 from bossnet_zoo.recipes import BOSSNET_T
+from bossnet_zoo.runs import build_model
 
 REPO = "team/tiny-digits"
 # huggingface_hub 2.4 sends files in a way that its own HTTP library calls deprecated.
@@ -268,6 +269,13 @@ def test_the_authors_release_is_published_as_it_is(tmp_path, option, value):
     ):
         write_repository("bossnet_t0", REPO, tmp_path / "x", **{option: value})
     assert not (tmp_path / "x").exists()
+
+
+def test_a_run_is_opened_without_timms_prefix_and_published_for_timm(run, tmp_path):
+    with pytest.raises(UsageError, match=r"is a training run, .* type .* alone, or for timm itself: bossnet publish"):
+        build_model(f"local-dir:{run}", pretrained=True)
+    write_repository(str(run), REPO, tmp_path / "timm")
+    assert timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).num_classes == 10
 
 
 def test_neither_run_nor_published_model_is_refused(tmp_path):
