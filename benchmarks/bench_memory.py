@@ -20,7 +20,7 @@ import random
 import re
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,9 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def measure(space: HyTraSpace, steps: int) -> dict[str, float]:
     loaded = apart(peak_mib)
-    whole, _ = apart(train, space, FEW, True)
-    early, late = apart(train, space, steps, False)
+    with ThreadPoolExecutor() as pool:  # both at once: how fast they are does not matter
+        with_all, alone = (pool.submit(apart, train, space, *how) for how in ((FEW, True), (steps, False)))
+    (whole, _), (early, late) = with_all.result(), alone.result()
     return {
         "base_width": space.base_width,
         "loaded_mib": loaded,
