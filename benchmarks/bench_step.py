@@ -2,7 +2,7 @@
 
 A step is P paths with a pair of views each: prefix, forward and backward of the block, LARS, moving average. The naive
 form computes the prefix for every path and for both networks, with gradients flowing through it (see `naive.py`).
-Ratios are of the fastest times on one core.
+Ratios are of the fastest times on one core. `--batch 0`, the default, is each space's own `step_images`.
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ def make_forms(case: Case, batch: int, num_paths: int) -> Forms:
 
 
 def main() -> None:
-    arguments = parse_arguments("one supernet step against the naive step", batch=16, paths=4, repeats=3)
+    arguments = parse_arguments("one supernet step against the naive step", batch=0, paths=4, repeats=3)
     found: dict[str, list[Comparison]] = {}
     for name in arguments.spaces:
         found[name] = []
         study = studies()[name]
         for case in make_cases(study.space, study.arch, study.resolution):
-            forms = make_forms(case, arguments.batch, arguments.paths)
-            found[name].append(compare(case.name, forms, lambda a, b: abs(a - b), arguments.repeats))
+            forms = make_forms(case, arguments.batch or study.step_images, arguments.paths)
+            counted = make_forms(case, 2, arguments.paths)
+            found[name].append(compare(case.name, forms, lambda a, b: abs(a - b), arguments.repeats, counted))
     report("supernet step", arguments, found, {name: studies()[name].step_bar for name in found})
 
 

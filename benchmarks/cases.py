@@ -36,6 +36,7 @@ class Study:
         arch: the architecture whose beginning is the frozen prefix.
         rating_arch: the same while paths are rated.
         resolution: pixels of an image.
+        step_images: of a step's micro-batch, so many that arithmetic dominates.
         step_bar, rating_bar: least geometric mean of the ratios.
     """
 
@@ -43,6 +44,7 @@ class Study:
     arch: Arch
     rating_arch: Arch
     resolution: int
+    step_images: int
     step_bar: float
     rating_bar: float
 
@@ -105,9 +107,9 @@ def studies() -> dict[str, Study]:
     t0, m1 = hytra.parse("4c-8c-16cccac-32aaacaaaaa"), mbconv.parse("11-0110-0111-1100-0110")
     widest, middling = nats.parse("64:64:64:64:64"), nats.parse("32:32:32:32:32")
     return {
-        "hytra": Study(hytra, t0, t0, 128, step_bar=2.2, rating_bar=8.0),
-        "mbconv": Study(mbconv, m1, m1, 128, step_bar=2.4, rating_bar=8.0),
-        "nats": Study(nats, widest, middling, 32, step_bar=3.0, rating_bar=4.5),
+        "hytra": Study(hytra, t0, t0, 128, 32, step_bar=2.2, rating_bar=8.0),
+        "mbconv": Study(mbconv, m1, m1, 128, 16, step_bar=2.4, rating_bar=8.0),
+        "nats": Study(nats, widest, middling, 32, 16, step_bar=3.0, rating_bar=4.5),
     }
 
 
