@@ -25,6 +25,7 @@ from .cards import OnnxFile, published, published_card, render, run_card
 from .onnx import export_onnx
 
 README = "README.md"
+ONNX_FOLDER = "onnx"
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def write_repository(
     remove_leftovers(folder)
     exported: tuple[OnnxFile, ...] = ()
     if onnx:
-        path = f"onnx/{name}.onnx"
+        path = f"{ONNX_FOLDER}/{name}.onnx"
         exported = (OnnxFile.of(path, export_onnx(model, folder / path, class_names=class_names_of(model))),)
     card = (
         run_card(Path(source), model, config, weights, repo=repo, license=license, onnx_files=exported)
@@ -114,6 +115,8 @@ def write_repository(
 
 def upload(publication: Publication, repo: str, *, private: bool = False, endpoint: str | None = None) -> Publication:
     """Send the files to the Hub in one commit; the same files again make none.
+
+    ONNX files of an earlier publication that this one does not have are removed: they are of other weights, perhaps.
 
     Args:
         publication: from `write_repository`.
@@ -136,6 +139,7 @@ def upload(publication: Publication, repo: str, *, private: bool = False, endpoi
             repo_id=repo,
             folder_path=publication.folder,
             allow_patterns=list(publication.files),
+            delete_patterns=f"{ONNX_FOLDER}/*.onnx",
             commit_message="Publish with bossnet-zoo",
         )
     except BossNetError:

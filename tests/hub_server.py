@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self, value: object = None, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        body = value if isinstance(value, bytes) else json.dumps(value or {}).encode()
+        body = value if isinstance(value, bytes) else json.dumps({} if value is None else value).encode()
         self.send_response(status)
         for name, content in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, content)
@@ -138,6 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.files[repo][value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 self.server.files[repo][value["path"]] = self.server.large[value["oid"]]
+            elif entry["key"] == "deletedFile":
+                del self.server.files[repo][value["path"]]
         self.server.commits[repo] += 1
         revision = self.server.revision(repo)
         self._answer({"commitOid": revision, "commitUrl": f"{self.server.url}/{repo}/commit/{revision}"})
@@ -148,6 +150,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         path = unquote(self.path).partition("?")[0]
         self.server.requests.append(path)
+        if path.startswith("/api/models/") and "/tree/" in path:
+            files = self.server.files.get(path.removeprefix("/api/models/").partition("/tree/")[0], {})
+            about = {"type": "file", "oid": "0" * 40}
+            self._answer([{**about, "path": name, "size": len(content)} for name, content in files.items()])
+            return
         if path.startswith("/api/models/"):
             repo = path.removeprefix("/api/models/").partition("/revision/")[0]
             siblings = [{"rfilename": name} for name in self.server.files.get(repo, {})]

@@ -111,6 +111,15 @@ def test_publishing_twice_changes_nothing(publication, hub: Hub):
     assert hub.commits[REPO] == 1
 
 
+def test_onnx_files_of_an_earlier_publication_do_not_stay_beside_other_weights(publication, hub: Hub):
+    upload(publication, REPO, endpoint=hub.url)
+    hub.files[REPO]["notes.txt"] = b"mine"
+    names = tuple(name for name in publication.files if not name.endswith(".onnx"))
+    upload(Publication(publication.folder, names), REPO, endpoint=hub.url)
+    assert set(hub.files[REPO]) == {*names, "notes.txt"}
+    assert hub.commits[REPO] == 2
+
+
 def test_private_is_passed_on(publication, hub: Hub):
     upload(publication, REPO, private=True, endpoint=hub.url)
     assert hub.private[REPO]
