@@ -6,6 +6,7 @@ to be imported, so that `import bossnet_zoo` (and with it `bossnet --help`) cost
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.abc
 import importlib.util
@@ -20,13 +21,18 @@ class _RegisterAfterTimm(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None):
         if fullname != "timm":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec("timm")
+        sys.meta_path.remove(self)  # for as long as timm is looked for
+        try:
+            spec = importlib.util.find_spec("timm")
+        finally:
+            sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_register(module):
                 execute(module)
+                with contextlib.suppress(ValueError):  # gone already, if timm is executed once more
+                    sys.meta_path.remove(self)
                 importlib.import_module("bossnet_zoo.models")
 
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]

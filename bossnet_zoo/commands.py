@@ -117,9 +117,9 @@ def _beginning_with(incomplete: str, names: Iterable[str]) -> list[str]:
 
 
 def check_seed(seed: int | None) -> int | None:
-    """A seed that torch can take. Raises `UsageError`."""
-    if seed is not None and not 0 <= seed < 2**63:
-        raise UsageError(f"--seed {seed} is not possible; type a whole number from 0 to 2**63 - 1")
+    """A seed that torch, NumPy and scikit-learn can take. Raises `UsageError`."""
+    if seed is not None and not 0 <= seed < 2**32:
+        raise UsageError(f"--seed {seed} is not possible; type a whole number from 0 to 2**32 - 1")
     return seed
 
 

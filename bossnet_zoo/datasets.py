@@ -211,7 +211,7 @@ def open_images(
     elif part == "test":
         images, indices = _test(name)
     else:
-        images, indices = _train(name)
+        images, indices = _train(name, to_search=part != "train")
         if part != "train":
             images, indices = _search_part(name, part, images, indices, seed, split_file, search_val)
     if not len(indices) and len(images):
@@ -271,15 +271,18 @@ def _all(name: str) -> tuple[Source, np.ndarray]:
     return images, np.arange(len(images))
 
 
-def _train(name: str) -> tuple[Source, np.ndarray]:
-    """The training side of a source, and which of its images are not kept for testing."""
+def _train(name: str, to_search: bool) -> tuple[Source, np.ndarray]:
+    """The training side of a source, and which of its images are not kept for testing.
+
+    A search keeps nothing of unlabelled images: there is no accuracy that could be tested on them.
+    """
     images = _open(name, train=True)
     if images is None:
         raise DataError(f"{name} has images for testing alone; put those for training into {name}/train")
-    if _open(name, train=False) is not None:
+    if _open(name, train=False) is not None or (to_search and images.labels is None):
         return images, np.arange(len(images))
     kept = _kept_for_testing(images)
-    if name != "digits" and len(images):
+    if name != "digits" and images.labels is not None and len(images):
         parts = f"{len(kept):,} of its {len(images):,}"
         console.note_once(f"{name}: no images are set apart for testing, so {parts} are now")
     return images, np.setdiff1d(np.arange(len(images)), kept)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader
 from .datasets import Images, ImageSet
 from .errors import BossNetError, DataError, UsageError
 from .recipes import Recipe
-from .runtime import Runtime
+from .runtime import Runtime, count_cores
 
 DEVICE_BATCH = 128  # images that one process takes at once, unless told otherwise
 DATA_CONFIG = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")  # timm's names of preprocessing
@@ -161,7 +160,7 @@ def count_workers(runtime: Runtime, wanted: int | None) -> int:
         return wanted
     if runtime.device.type == "cpu":
         return 0
-    return min(16, max(1, len(os.sched_getaffinity(0)) // runtime.world_size - 1))
+    return min(16, max(1, count_cores() // runtime.world_size - 1))
 
 
 def eval_batches(images: ImageSet, runtime: Runtime, batch: int) -> list[list[int]]:

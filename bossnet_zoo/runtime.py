@@ -198,3 +198,10 @@ def gpu_name() -> str | None:
         return None
     major, minor = torch.cuda.get_device_capability()
     return f"{torch.cuda.get_device_name()}, {major}.{minor}"
+
+
+def count_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # on Linux, where some may be set aside for others
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -205,7 +205,9 @@ def publish(
     model: Annotated[str, typer.Argument(help="The folder of a training run, or the name of a published model.")],
     repo: Annotated[str, typer.Option("--repo", metavar="ORG/NAME", help="The repository on the Hub.")],
     private: Annotated[bool, typer.Option("--private", help="Visible to its owner alone.")] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Add the network as ONNX; without it, an earlier one is removed.")] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Add the network as ONNX; without it, an earlier one is removed.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the files, and send nothing.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the files; by default NAME-hub.")] = None,
     weights: Annotated[str, typer.Option(help="Of a run: best, model or ema.")] = "best",

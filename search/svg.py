@@ -85,9 +85,10 @@ def render(svg: Element) -> Markup:
 
 
 def standalone(svg: Markup) -> str:
-    """The figure as a file of its own, for a README or a slide: with its palette inside."""
+    """The figure as a file of its own, for a README or a slide: with its palette inside, and a background to fit it."""
     head, rest = svg.split(">", 1)
-    return f"{head}><style>{PALETTE}{FIGURE_STYLE}</style>{rest}\n"
+    background = '<rect width="100%" height="100%" fill="var(--card)"/>'  # a dark palette on a white page would vanish
+    return f"{head}><style>{PALETTE}{FIGURE_STYLE}</style>{background}{rest}\n"
 
 
 def _printable(text: str) -> str:

@@ -144,7 +144,8 @@ def test_an_unlabelled_folder_serves_where_no_labels_are_needed(tmp_path):
     images = open_images(str(tmp_path), "search-train")
     assert images.labels is None
     assert images.class_names is None
-    assert len(images) == 5
+    assert len(images) == 6
+    assert len(open_images(str(tmp_path), "search-val")) == 2  # none is kept for a test that cannot be
     image, label = images.with_transform(lambda image: image.size)[0]
     assert (image, label) == ((6, 5), -1)
     with pytest.raises(DataError, match=r"has no labels, and training needs them; put the images into one folder per"):

@@ -32,7 +32,7 @@ def run(tmp_path_factory) -> Path:
     """A search on labelled images."""
     root = tmp_path_factory.mktemp("search")
     for label in ("cat", "dog"):
-        write_images(root / "images" / label)
+        write_images(root / "images" / label, count=24)
     options = {"block_layers": [1, 1], "base_width": 8, "default_resolution": 32}
     settings = tiny_settings(root / "images", space_options=options)
     start_run(root / "run", settings, CPU, "demo")

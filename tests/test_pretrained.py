@@ -352,3 +352,15 @@ def test_importing_the_package_before_timm_registers_its_models_too():
     program = "import bossnet_zoo, timm; print(timm.is_model('bossnet_t0'), timm.is_model('nats_size'))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]
+
+
+def test_whoever_only_asks_whether_timm_is_there_does_not_use_up_the_registration():
+    program = """
+import importlib.util, sys
+import bossnet_zoo
+assert importlib.util.find_spec("timm") is not None and "timm" not in sys.modules
+import timm
+print(timm.is_model("bossnet_t0"), any(type(finder).__module__ == "bossnet_zoo" for finder in sys.meta_path))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]

@@ -213,7 +213,7 @@ def test_images_that_cannot_be_searched_on_are_found_before_anything_is_written(
 
 
 def test_one_image_to_rate_on_is_too_few(search_settings, tmp_path):
-    folder = write_images(tmp_path / "images", count=8)  # of which 2 are for testing, and a quarter of the rest is 1
+    folder = write_images(tmp_path / "images", count=7)  # of which a quarter is 1
     few = replace(search_settings, data=str(folder), global_batch=4, rating_images=None)
     with pytest.raises(UsageError, match=r"images has 1 image to rate paths on, which takes 2; add more images$"):
         start_run(tmp_path / "run", few, CPU)

@@ -36,7 +36,7 @@ SPACE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_images(folder: Path, count: int = 24, side: int = 32) -> Path:
+def write_images(folder: Path, count: int = 19, side: int = 32) -> Path:
     """A folder of smooth random colour images without labels."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)

@@ -64,7 +64,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory) -> Path:
-    """A folder of 24 images without labels."""
+    """A folder of images without labels."""
     return write_images(tmp_path_factory.mktemp("images") / "images")
 
 
