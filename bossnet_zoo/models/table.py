@@ -79,8 +79,8 @@ def _unchanged(x: torch.Tensor) -> torch.Tensor:
 
 
 def quantity(number: int) -> str:
-    """`3.44 B`, `479.5 M`."""
-    return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
+    """`3.44 G`, `479.5 M`."""
+    return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.1f} M"
 
 
 def markdown_table() -> str:
