@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ from markupsafe import Markup
 Element = ElementTree.Element
 Point = tuple[float, float]
 
+MARGIN = 12  # pixels around a figure that stands alone
 PALETTE = """
 :root { color-scheme: light dark; --paper: #faf9f5; --card: #ffffff; --ink: #1c1e22; --muted: #666b73; --line: #e2e0d8;
   --conv: #2a66c8; --att: #cc3b45; --accent: #0c7d63; --second: #8a4fbf; --third: #a8680a; --on-color: #ffffff; }
@@ -86,8 +88,13 @@ def render(svg: Element) -> Markup:
 
 def standalone(svg: Markup) -> str:
     """The figure as a file of its own, for a README or a slide: with its palette inside, and a background to fit it."""
-    head, rest = svg.split(">", 1)
-    background = '<rect width="100%" height="100%" fill="var(--card)"/>'  # a dark palette on a white page would vanish
+    head, _, rest = str(svg).partition(">")
+    (found,) = re.findall(r'viewBox="0 0 (\S+) (\S+)"', head)
+    width, height = map(float, found)
+    corner, size = f"{-MARGIN} {-MARGIN}", f"{_number(width + 2 * MARGIN)} {_number(height + 2 * MARGIN)}"
+    head = re.sub(r'viewBox="[^"]*"', f'viewBox="{corner} {size}"', head)
+    # Light figures are drawn for a light page, and dark ones for a dark page: a page of the other kind would hide them.
+    background = f'<rect x="{-MARGIN}" y="{-MARGIN}" width="100%" height="100%" fill="var(--card)"/>'
     return f"{head}><style>{PALETTE}{FIGURE_STYLE}</style>{background}{rest}\n"
 
 

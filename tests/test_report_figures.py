@@ -55,6 +55,11 @@ def test_figure_can_stand_alone():
     text = standalone(draw_architecture("16ca"))
     figure = ElementTree.fromstring(text)
     assert "--conv" in figure.findtext(f"{SVG}style", "")
+    left, top, width, height = map(float, figure.get("viewBox", "").split())
+    background = figure.find(f"{SVG}rect")
+    assert (background.get("fill"), background.get("width")) == ("var(--card)", "100%")  # on pages dark and light
+    assert (float(background.get("x")), float(background.get("y"))) == (left, top)
+    assert all(left < x < left + width and top < y < top + height for x, y in centres(text, "kind-1"))
 
 
 def test_figures_of_a_run_are_files_that_stand_alone(tmp_path):
