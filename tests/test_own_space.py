@@ -1,4 +1,4 @@
-"""A space of one's own (README's `kernels.py`) is searched like those that come with the package."""
+"""Spaces of one's own, README's `kernels.py` and one whose blocks depend on earlier ones, are searched like others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections import Counter
 import own_space
 import pytest
 import torch
+from chained_space import ChainedSpace
 from searching import CPU
 from tiny_search import write_images
 
@@ -26,6 +27,8 @@ from bossnet_zoo.search.truth_table import TruthTable
 from bossnet_zoo.spaces import get_space, space_names
 
 SPACE = own_space.KernelSpace()
+CHAINED = ChainedSpace()
+SMALL = {"epochs": 1, "global_batch": 8, "micro_batch": 4, "projection": 8, "resolution": 16, "calibration_images": 8}
 
 
 def test_the_example_is_short():
@@ -61,9 +64,8 @@ def test_its_cost_is_that_of_the_convolutions_it_counts():
 
 
 def test_it_is_searched_solved_ranked_and_reported(tmp_path):
-    small = {"epochs": 1, "global_batch": 8, "micro_batch": 4, "hidden": 16, "projection": 8, "resolution": 16}
     images = str(write_images(tmp_path / "images"))
-    settings = get_preset("demo", "kernels", data=images, calibration_images=8, rating_images=4, **small)
+    settings = get_preset("demo", "kernels", data=images, hidden=16, rating_images=4, **SMALL)
     start_run(tmp_path / "run", settings, CPU)
     result = search(settings, tmp_path / "run", CPU)
     table = read_ratings(tmp_path / "run" / "ratings.json")
@@ -90,3 +92,20 @@ def test_it_is_searched_solved_ranked_and_reported(tmp_path):
 def test_it_is_described():
     about = describe_space("kernels")
     assert (about["architectures"], about["rule"]) == (81, "a space of your own")
+
+
+@pytest.mark.parametrize("coverage", ["greedy", "full"])
+def test_blocks_that_depend_on_the_one_before_are_trained_for_each_state_they_are_entered_in(tmp_path, coverage):
+    images = str(write_images(tmp_path / "images"))
+    asked = {"data": images, "hidden": 16, "rating_images": 4, "num_paths": 2, "coverage": coverage, "workers": 0}
+    settings = get_preset("demo", "chained", **asked, **SMALL)
+    start_run(tmp_path / "run", settings, CPU)
+    result = search(settings, tmp_path / "run", CPU)
+    table = read_ratings(tmp_path / "run" / "ratings.json")
+    if coverage == "full":
+        assert [set(entries) for entries in table.blocks] == [{"any"}, {"4", "6", "8"}, {"4", "6", "8"}]
+        assert table.meta["covered"] == 1
+    else:
+        assert [len(entries) for entries in table.blocks] == [1, 1, 1]
+        assert 0 < table.meta["covered"] < 1
+    assert table.score(CHAINED, result.best[0].arch) == pytest.approx(result.best[0].score)

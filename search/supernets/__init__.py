@@ -19,6 +19,7 @@ __all__ = [
     "SupernetBlock",
     "make_block",
     "norms_of",
+    "one_for_all",
     "state_under",
     "trained_entries",
 ]
@@ -51,12 +52,17 @@ make_block.register(NatsSpace, NatsBlock)
 
 @functools.singledispatch
 def trained_entries(space: Space, block: int) -> tuple[Entry, ...]:
-    """The entries of a block for which a supernet block of its own is trained.
+    """The entries of a block for which a supernet block of its own is trained: by default every one.
 
-    Every scale in HyTra. Elsewhere one block, entry None, serves all: in MBConv because no entry differs from another,
-    in NATS-Bench because its layers take any number of channels.
+    In NATS-Bench one block, entry None, serves all, for its layers take any number of channels. So may that of a space
+    of your own: `trained_entries.register(MySpace, one_for_all)`.
     """
+    return space.entries(block)
+
+
+def one_for_all(space: Space, block: int) -> tuple[Entry, ...]:
+    """`trained_entries` of a space whose supernet blocks each serve every entry."""
     return (None,)
 
 
-trained_entries.register(HyTraSpace, HyTraSpace.entries)
+trained_entries.register(NatsSpace, one_for_all)
