@@ -9,7 +9,7 @@ from collections import Counter
 import own_space
 import pytest
 import torch
-from chained_space import ChainedSpace
+from chained_space import ChainedBlock, ChainedSpace
 from searching import CPU
 from tiny_search import write_images
 
@@ -22,9 +22,10 @@ from bossnet_zoo.search.ranking import rank
 from bossnet_zoo.search.rating_table import read_ratings
 from bossnet_zoo.search.run import search, start_run
 from bossnet_zoo.search.settings import get_preset
+from bossnet_zoo.search.supernets import SupernetBlock
 from bossnet_zoo.search.truth import Study, start_study
 from bossnet_zoo.search.truth_table import TruthTable
-from bossnet_zoo.spaces import get_space, space_names
+from bossnet_zoo.spaces import Space, get_space, space_names
 
 SPACE = own_space.KernelSpace()
 CHAINED = ChainedSpace()
@@ -109,3 +110,30 @@ def test_blocks_that_depend_on_the_one_before_are_trained_for_each_state_they_ar
         assert [len(entries) for entries in table.blocks] == [1, 1, 1]
         assert 0 < table.meta["covered"] < 1
     assert table.score(CHAINED, result.best[0].arch) == pytest.approx(result.best[0].score)
+
+
+def test_the_number_of_networks_of_a_long_chain_is_known_at_once():
+    """Counted path by path, it would take 3 ** 60 steps."""
+    ends = dict.fromkeys((4, 6, 8), 1)
+    for _ in range(59):
+        ends = {width: sum(ends.values()) - (ends[6] if width == 6 else 0) for width in ends}
+    assert ChainedSpace(num_blocks=60).count() == sum(ends.values())
+
+
+@pytest.mark.parametrize("missing", ["paths", "split", "join", "path_cost"])
+def test_a_space_that_lacks_a_part_says_which(missing):
+    parts = {name: getattr(ChainedSpace, name) for name in ("paths", "split", "join", "path_cost") if name != missing}
+    with pytest.raises(TypeError, match=rf"abstract.*'?{missing}'?"):
+        type("Unfinished", (Space,), parts)()
+
+
+def test_a_supernet_block_without_modules_is_refused():
+    with pytest.raises(TypeError, match=r"abstract.*step_modules"):
+        type("Unfinished", (SupernetBlock,), {"__init__": ChainedBlock.__init__})(CHAINED, 0, None)
+
+
+@pytest.mark.parametrize("name", ["hytra", "mbconv", "nats"])
+def test_the_spaces_of_the_package_are_spaces(name):
+    space = get_space(name)
+    assert isinstance(space, Space)
+    assert "cost" not in vars(type(space))  # the sum along the chain of blocks is the same in all

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from ..errors import ArchitectureError, require_at_least
-from .space import Cost, Entry, halve, split_layers
+from .space import Cost, Entry, Space, conv_cost, halve, split_layers
 
 STRIDES = (4, 8, 16, 32)
 OPERATIONS = {0: "c", 1: "c", 2: "ca", 3: "ca"}  # by scale
@@ -113,7 +113,7 @@ class HyTraArch:
 
 
 @dataclass(frozen=True)
-class HyTraSpace:
+class HyTraSpace(Space):
     """All HyTra networks with the given number of layers.
 
     Attributes:
@@ -229,28 +229,19 @@ class HyTraSpace:
 
     # --- costs
 
-    def cost(self, arch: HyTraArch, resolution: int | None = None) -> Cost:
-        resolution = resolution or self.default_resolution
-        total = self.fixed_cost(arch.last_scale, resolution)
-        entry: Entry = None
-        for block, path in enumerate(self.split(arch)):
-            total += self.path_cost(block, entry, path, resolution)
-            entry = self.exit(block, entry, path)
-        return total
-
     def fixed_cost(self, exit: Entry, resolution: int) -> Cost:
         """Stem (7x7 stride 2, BN) and classifier."""
         assert isinstance(exit, int)
         features = self._channels(exit)
         head = Cost(features * self.num_classes, (features + 1) * self.num_classes)
-        return self._conv(self.in_chans, self.base_width, 7, halve(resolution)) + head
+        return conv_cost(self.in_chans, self.base_width, 7, halve(resolution)) + head
 
     def path_cost(self, block: int, entry: Entry, path: Sequence[Layer], resolution: int) -> Cost:
         total = Cost()
         if entry is None:
             channels, stage = self.base_width, -1  # the stem's output, at stride 4
             for scale in range(path[0].scale):  # the downsampling module, one stride-2 convolution per absent scale
-                total += self._conv(channels, self._channels(scale), 3, self._side(scale + 1, resolution))
+                total += conv_cost(channels, self._channels(scale), 3, self._side(scale + 1, resolution))
                 channels = self._channels(scale)
             stage = path[0].scale
         else:
@@ -273,24 +264,18 @@ class HyTraSpace:
             side = halve(side)
         return side
 
-    @staticmethod
-    def _conv(in_channels: int, out_channels: int, kernel: int, side: int) -> Cost:
-        """Bias-free convolution to `side` x `side` pixels, and its BN."""
-        weights = in_channels * out_channels * kernel**2
-        return Cost(weights * side**2, weights + 2 * out_channels)
-
     def _position(self, width: int, side: int) -> Cost:
         """Depth-wise 3x3 with bias; its BN is counted with the 1x1 before it, which has the same width."""
         return Cost(9 * width * side**2, 10 * width)
 
     def _shortcut(self, in_channels: int, scale: int, side: int) -> Cost:
         out_channels = self._channels(scale)
-        return self._conv(in_channels, out_channels, 1, side) if in_channels != out_channels else Cost()
+        return conv_cost(in_channels, out_channels, 1, side) if in_channels != out_channels else Cost()
 
     def _res_conv(self, in_channels: int, scale: int, side_in: int, side: int) -> Cost:
         width, out_channels = self.base_width * 2**scale, self._channels(scale)
-        total = self._conv(in_channels, width, 1, side_in) + self._position(width, side)
-        total += self._conv(width, width, 3, side) + self._conv(width, out_channels, 1, side)
+        total = conv_cost(in_channels, width, 1, side_in) + self._position(width, side)
+        total += conv_cost(width, width, 3, side) + conv_cost(width, out_channels, 1, side)
         if self.se:
             reduced = max(out_channels // 16, 8)
             total += Cost(2 * out_channels * reduced, 2 * out_channels * reduced + out_channels + reduced)
@@ -298,10 +283,10 @@ class HyTraSpace:
 
     def _res_att(self, in_channels: int, scale: int, side_in: int, side: int) -> Cost:
         width, tokens = self.base_width * 2**scale, side**2
-        total = self._conv(in_channels, width, 1, side_in) + self._position(width, side)
+        total = conv_cost(in_channels, width, 1, side_in) + self._position(width, side)
         total += Cost(3 * width**2 * tokens, 3 * width**2)  # queries, keys and values
         total += Cost(2 * width * tokens**2, 2 * width)  # q k^T and its product with v; the BN after it
-        return total + self._conv(width, self._channels(scale), 1, side) + self._shortcut(in_channels, scale, side)
+        return total + conv_cost(width, self._channels(scale), 1, side) + self._shortcut(in_channels, scale, side)
 
 
 @functools.cache

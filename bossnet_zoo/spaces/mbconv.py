@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from ..errors import ArchitectureError, UsageError, require_at_least
-from .space import Cost, Entry, halve
+from .space import Cost, Entry, Space, conv_cost, halve
 
 
 class Candidate(NamedTuple):
@@ -109,7 +109,7 @@ def read_path(text: str, what: str = "path") -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class MBConvSpace:
+class MBConvSpace(Space):
     """All MBConv networks with the given number of layers in each block.
 
     Attributes:
@@ -182,14 +182,8 @@ class MBConvSpace:
 
     # --- the chain of blocks; nothing that happens in a block matters to the next, so every entry is None
 
-    def entries(self, block: int) -> tuple[Entry, ...]:
-        return (None,)
-
     def paths(self, block: int, entry: Entry = None) -> tuple[tuple[int, ...], ...]:
         return tuple(itertools.product(range(len(CANDIDATES)), repeat=self.block_layers[block]))
-
-    def exit(self, block: int, entry: Entry, path: tuple[int, ...]) -> Entry:
-        return None
 
     def split(self, arch: MBConvArch) -> tuple[tuple[int, ...], ...]:
         return arch.blocks
@@ -197,17 +191,11 @@ class MBConvSpace:
     def join(self, paths: Sequence[tuple[int, ...]]) -> MBConvArch:
         return MBConvArch(tuple(paths))
 
-    def path_text(self, path: tuple[int, ...]) -> str:
-        return write_path(path)
-
     def parse_path(self, block: int, text: str) -> tuple[int, ...]:
         path = read_path(text)
         self._check_length(block, path, f"path {text!r} of block {block + 1}")
         check_choices(path, what=f"path {text!r}")
         return path
-
-    def entry_text(self, entry: Entry) -> str:
-        return "any"
 
     def _check_length(self, block: int, path: Sequence[int], what: str) -> None:
         if len(path) != self.block_layers[block]:
@@ -217,19 +205,14 @@ class MBConvSpace:
 
     # --- costs
 
-    def cost(self, arch: MBConvArch, resolution: int | None = None) -> Cost:
-        resolution = resolution or self.default_resolution
-        paths = (self.path_cost(block, None, path, resolution) for block, path in enumerate(arch.blocks))
-        return sum(paths, start=self.fixed_cost(None, resolution))
-
     def fixed_cost(self, exit: Entry, resolution: int) -> Cost:
         """Stem, separable block, the layer behind the blocks, head and classifier."""
         stem, first, last, head = map(self.channels, (STEM_CHANNELS, FIRST_CHANNELS, LAST_CHANNELS, HEAD_CHANNELS))
         side_in, side_out = self._side(0, resolution), self._side(len(STAGES), resolution)
-        total = _conv(self.in_chans, stem, 3, side_in)
-        total += self._depthwise(stem, 3, side_in, squeezed=stem) + _conv(stem, first, 1, side_in)
+        total = conv_cost(self.in_chans, stem, 3, side_in)
+        total += self._depthwise(stem, 3, side_in, squeezed=stem) + conv_cost(stem, first, 1, side_in)
         total += self._inverted_residual(self.channels(STAGES[-1].channels), last, LAST_CANDIDATE, side_out, side_out)
-        total += _conv(last, head, 1, side_out)
+        total += conv_cost(last, head, 1, side_out)
         return total + Cost(head * self.num_classes, (head + 1) * self.num_classes)
 
     def path_cost(self, block: int, entry: Entry, path: Sequence[int], resolution: int) -> Cost:
@@ -261,12 +244,6 @@ class MBConvSpace:
         self, in_channels: int, out_channels: int, candidate: Candidate, side_in: int, side: int
     ) -> Cost:
         width = in_channels * candidate.expansion
-        total = _conv(in_channels, width, 1, side_in)
+        total = conv_cost(in_channels, width, 1, side_in)
         total += self._depthwise(width, candidate.kernel, side, squeezed=in_channels)
-        return total + _conv(width, out_channels, 1, side)
-
-
-def _conv(in_channels: int, out_channels: int, kernel: int, side: int) -> Cost:
-    """Bias-free convolution to `side` x `side` pixels, and its BN."""
-    weights = in_channels * out_channels * kernel**2
-    return Cost(weights * side**2, weights + 2 * out_channels)
+        return total + conv_cost(width, out_channels, 1, side)

@@ -18,10 +18,10 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..errors import ArchitectureError, UsageError, require_at_least, unknown
-from .space import Cost, Entry, halve, split_layers
+from .space import Cost, Entry, Space, conv_cost, halve, split_layers
 
 WIDTHS = (8, 16, 24, 32, 40, 48, 56, 64)
 REDUCTIONS = (False, True, False, True, False)  # by layer
@@ -79,7 +79,7 @@ class NatsArch:
 
 
 @dataclass(frozen=True)
-class NatsSpace:
+class NatsSpace(Space):
     """All networks of the size space.
 
     Attributes:
@@ -134,9 +134,6 @@ class NatsSpace:
     def sample(self, generator: random.Random) -> NatsArch:
         return NatsArch(tuple(generator.choices(self.widths, k=self.num_layers)))
 
-    def model_options(self) -> dict[str, Any]:
-        return {}
-
     # --- the chain of blocks; an entry is the width of the layer before: costs depend on it, the legal paths do not
 
     def entries(self, block: int) -> tuple[Entry, ...]:
@@ -166,19 +163,7 @@ class NatsSpace:
         check_widths(path, f"path {text!r}", self.widths)
         return path
 
-    def entry_text(self, entry: Entry) -> str:
-        return "any" if entry is None else str(entry)
-
     # --- costs
-
-    def cost(self, arch: NatsArch, resolution: int | None = None) -> Cost:
-        resolution = resolution or self.default_resolution
-        total = self.fixed_cost(arch.widths[-1], resolution)
-        entry: Entry = None
-        for block, path in enumerate(self.split(arch)):
-            total += self.path_cost(block, entry, path, resolution)
-            entry = self.exit(block, entry, path)
-        return total
 
     def fixed_cost(self, exit: Entry, resolution: int) -> Cost:
         """Last BN and classifier; the stem has the width of the first layer and counts there."""
@@ -192,7 +177,7 @@ class NatsSpace:
             side = halve(side) if reduces else side
         total = Cost()
         if entry is None:
-            total, channels = _conv(self.in_chans, path[0], 3, side), path[0]
+            total, channels = conv_cost(self.in_chans, path[0], 3, side), path[0]
         else:
             assert isinstance(entry, int)
             channels = entry
@@ -203,19 +188,13 @@ class NatsSpace:
         return total
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, side: int) -> Cost:
-    """Bias-free convolution to `side` x `side` pixels, and its BN."""
-    weights = in_channels * out_channels * kernel**2
-    return Cost(weights * side**2, weights + 2 * out_channels)
-
-
 def _cell(in_channels: int, width: int, side: int) -> Cost:
     """Two edges from the input, three between nodes, and the skip."""
-    total = _conv(in_channels, width, 3, side) * 2 + _conv(width, width, 3, side) * 3
-    return total + _conv(in_channels, width, 1, side) if in_channels != width else total
+    total = conv_cost(in_channels, width, 3, side) * 2 + conv_cost(width, width, 3, side) * 3
+    return total + conv_cost(in_channels, width, 1, side) if in_channels != width else total
 
 
 def _reduction(in_channels: int, width: int, side: int) -> Cost:
     """Two convolutions, and the shortcut's 1x1 convolution, which has no BN."""
     shortcut = Cost(in_channels * width * side**2, in_channels * width)
-    return _conv(in_channels, width, 3, side) + _conv(width, width, 3, side) + shortcut
+    return conv_cost(in_channels, width, 3, side) + conv_cost(width, width, 3, side) + shortcut

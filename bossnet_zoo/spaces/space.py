@@ -8,12 +8,14 @@ over blocks and the solver can search a space of 10^10 architectures exactly.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ArchitectureError
 
@@ -42,23 +44,28 @@ class Cost:
         return Cost(self.madds * times, self.params * times)
 
 
-class Space(Protocol):
+class Space(ABC):
     """A search space. Implementations are frozen dataclasses; illegal architectures cannot be constructed.
 
     A space of your own inherits from this class what can be derived: it defines `name`, `default_resolution`,
     `num_blocks`, `paths`, `split`, `join` and `path_cost`, and `entries` and `exit` if blocks before matter.
+
+    Attributes:
+        name: by which the command line and files know the space.
+        default_resolution: pixels at which `cost` counts unless told otherwise.
+        num_blocks: blocks that the supernet is cut into.
     """
 
-    @property
-    def name(self) -> str: ...
+    if TYPE_CHECKING:  # at run time a dataclass would take such a property for the default of its field
 
-    @property
-    def default_resolution(self) -> int: ...
+        @property
+        def name(self) -> str: ...
 
-    @property
-    def num_blocks(self) -> int: ...
+        @property
+        def default_resolution(self) -> int: ...
 
-    def __hash__(self) -> int: ...
+        @property
+        def num_blocks(self) -> int: ...
 
     def count(self) -> int:
         """Number of architectures."""
@@ -104,6 +111,7 @@ class Space(Protocol):
         """Every state in which `block` can be entered; `(None,)` for the first, and by default for all."""
         return (None,)
 
+    @abstractmethod
     def paths(self, block: int, entry: Entry = None) -> tuple[Path, ...]:
         """Every legal path of `block` from `entry`, in a fixed order."""
 
@@ -111,9 +119,11 @@ class Space(Protocol):
         """The state in which the next block is entered after `path`; None by default."""
         return None
 
+    @abstractmethod
     def split(self, arch: Arch) -> tuple[Path, ...]:
         """The architecture's path through each block."""
 
+    @abstractmethod
     def join(self, paths: Sequence[Path]) -> Arch:
         """The architecture made of one path per block; the inverse of `split`."""
 
@@ -136,6 +146,7 @@ class Space(Protocol):
 
     # --- costs along the chain: cost(arch) = fixed_cost(last exit) + sum of path_cost
 
+    @abstractmethod
     def path_cost(self, block: int, entry: Entry, path: Path, resolution: int) -> Cost:
         """Cost of one block's layers when entered in `entry`."""
 
@@ -144,8 +155,9 @@ class Space(Protocol):
         return Cost()
 
 
+@functools.cache
 def _count_ways(space: Space, block: int, entry: Entry) -> int:
-    """Ways through `block` and all blocks after it, from `entry`."""
+    """Ways through `block` and all blocks after it, from `entry`; kept, as many paths lead to the same entry."""
     if block == space.num_blocks:
         return 1
     exits = Counter(space.exit(block, entry, path) for path in space.paths(block, entry))
@@ -155,6 +167,12 @@ def _count_ways(space: Space, block: int, entry: Entry) -> int:
 def halve(side: int) -> int:
     """Side of a feature map behind a stride-2 step; every network here rounds up."""
     return (side + 1) // 2
+
+
+def conv_cost(in_channels: int, out_channels: int, kernel: int, side: int) -> Cost:
+    """Bias-free convolution to `side` x `side` pixels, and its BN."""
+    weights = in_channels * out_channels * kernel**2
+    return Cost(weights * side**2, weights + 2 * out_channels)
 
 
 def split_layers(layers: Sequence[Any], sizes: Sequence[int]) -> tuple[tuple[Any, ...], ...]:

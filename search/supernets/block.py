@@ -5,7 +5,7 @@ Shapes: B images, C channels, H x W pixels, F features in front of the projector
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from bossnet_zoo.errors import UsageError
 from bossnet_zoo.spaces import Arch, Path
 
 
-class SupernetBlock(nn.Module):
+class SupernetBlock(nn.Module, ABC):
     """One block of a supernet: every legal path of the block, on shared weights. The path is an argument of each call.
 
     A block of a new space defines `step_modules`; the rest follows, except that weights are handed on to stand-alone
