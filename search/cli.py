@@ -154,10 +154,12 @@ def search(
         print_plan(settings, throughput, device, as_json)
         return
     from bossnet_zoo.runtime import Runtime
+    from bossnet_zoo.spaces import program_for
 
     from . import run  # seconds; what was mistyped is refused before
 
-    with Runtime.open(device, precision) as runtime, resumable(folder, "bossnet search --resume"):
+    again = f"{program_for(settings.space)} search --resume"
+    with Runtime.open(device, precision) as runtime, resumable(folder, again):
         if resume is None:
             run.start_run(folder, settings, runtime, preset, overwrite)
         result = run.search(settings, folder, runtime)
@@ -185,13 +187,13 @@ def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _print_result(result: Any) -> None:
-    from bossnet_zoo.spaces import describe_in_words
+    from bossnet_zoo.spaces import describe_in_words, program_for
 
     best = result.best[0]
     console.results.print(f"{best.arch}  score {best.score:.4f}, {best.cost.madds / 1e6:,.1f} M MAdds", markup=False)
     console.note(f"searched: {describe_in_words(result.table.make_space())}")
     console.note(f"rated: {100 * result.table.meta['covered']:.3g} % of these; all of it in {result.out}")
-    console.note(f"next: bossnet solve --ratings {result.out / 'ratings.json'} --top 5")
+    console.note(f"next: {program_for(result.table.space)} solve --ratings {result.out / 'ratings.json'} --top 5")
 
 
 @command(app, "bossnet demo --out runs/demo")

@@ -202,6 +202,8 @@ def rank(
     average ranks allow for them; precision counts whatever is as accurate as the k-th best; of architectures with equal
     scores, precision and regret take the first in alphabetical order.
     """
+    from bossnet_zoo.spaces import program_for
+
     from .ranking import epochs_of_search, keep_for_report
     from .ranking import rank as compare
 
@@ -223,7 +225,7 @@ def rank(
         console.note(f"drawn: {plot}")
     if in_search:
         keep_for_report(ratings.parent, ranking, accuracies, epochs)
-        console.note(f"next, with the ranking in it: bossnet report {ratings.parent}")
+        console.note(f"next, with the ranking in it: {program_for(table.space)} report {ratings.parent}")
     if as_json:
         print_json(ranking.to_json())
     else:

@@ -20,7 +20,7 @@ from bossnet_zoo import __version__
 from bossnet_zoo.checkpoint import reading, save_text
 from bossnet_zoo.drawing import KINDS, diagram
 from bossnet_zoo.errors import ArchitectureError, UsageError
-from bossnet_zoo.spaces import options_in_words, space_names
+from bossnet_zoo.spaces import options_in_words, program_for, space_names
 
 from . import report_figures as figures
 from .report_ranking import draw_epochs, draw_intervals, draw_points, rank_rows
@@ -60,7 +60,7 @@ def require_space(run: Path) -> None:
     """Raise `UsageError` where the search's space is not known here, so that its page would say less than it does."""
     space = read_run(run).config["space"]
     if space not in space_names():
-        raise UsageError(f"space {space!r} is not known here; type: python YOUR_FILE.py report {run}")
+        raise UsageError(f"space {space!r} is not known here; type: {program_for(space)} report {run}")
 
 
 def write_report(run: Path) -> Path:
@@ -268,13 +268,14 @@ def _commands(record: RunRecord) -> list[tuple[str, str]]:
     """What to type next: what the demo says, or what the state of the run suggests."""
     if commands := record.demo.get("commands"):
         return [(what, command) for what, command in commands]
+    program = program_for(record.config["space"])
     if record.finished_table is None:
-        return [("Go on where it stopped", f"bossnet search --resume {record.folder}")]
+        return [("Go on where it stopped", f"{program} search --resume {record.folder}")]
     ratings = record.folder / "ratings.json"
-    commands = [("Every worthwhile trade-off of score and cost", f"bossnet solve --ratings {ratings} --pareto")]
+    commands = [("Every worthwhile trade-off of score and cost", f"{program} solve --ratings {ratings} --pareto")]
     if record.architectures:
         budget = format_count(0.8 * record.architectures[0]["madds"]).replace(" ", "")
-        command = f"bossnet solve --ratings {ratings} --max-madds {budget} --top 5"
+        command = f"{program} solve --ratings {ratings} --max-madds {budget} --top 5"
         commands.append(("The best that take a fifth less arithmetic", command))
     return commands
 

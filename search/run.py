@@ -40,7 +40,7 @@ from bossnet_zoo.checkpoint import (
 from bossnet_zoo.datasets import ImageSet, open_images
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.runtime import Runtime
-from bossnet_zoo.spaces import Path, Space, describe_in_words
+from bossnet_zoo.spaces import Path, Space, describe_in_words, program_for
 
 from .compiling import check_compiler, uncompiled
 from .distillation import DistillationTraining, check_teacher
@@ -103,7 +103,8 @@ def search(settings: SearchSettings, out: FilePath, runtime: Runtime) -> SearchR
     try:
         best = solve(setup.space, table, max_madds=settings.max_madds, max_params=settings.max_params, top=TOP)
     except UsageError as error:
-        raise UsageError(f"{error}, with: bossnet solve --ratings {out / 'ratings.json'}") from error
+        command = f"{program_for(settings.space)} solve --ratings {out / 'ratings.json'}"
+        raise UsageError(f"{error}, with: {command}") from error
     if runtime.is_main:
         save_json(out / "architectures.json", [solution.to_json() for solution in best])
         remove_states(out)
@@ -375,5 +376,6 @@ def search_progress(run: FilePath) -> tuple[Space, RatingTable]:
     """
     settings = resume_settings(run)
     if not (run / "ratings.json").exists():
-        raise BossNetError(f"{run} has no ratings yet; finish the search with: bossnet search --resume {run}")
+        command = f"{program_for(settings.space)} search --resume {run}"
+        raise BossNetError(f"{run} has no ratings yet; finish the search with: {command}")
     return settings.make_space(), read_ratings(run / "ratings.json")

@@ -9,6 +9,7 @@ from typing import Any
 
 from bossnet_zoo.checkpoint import check_fields, check_seal, is_leftover, load_json, make_folder, reading
 from bossnet_zoo.errors import BossNetError, UsageError
+from bossnet_zoo.spaces import program_for
 
 from .settings import SearchSettings
 
@@ -63,7 +64,8 @@ def resume_settings(run: Path, asked: Mapping[str, Any] | None = None) -> Search
             option = "--" + name.replace("_", "-")
             remedy = "leave it out to resume, or choose another --out"
             if name in ("max_madds", "max_params"):
-                remedy = f"leave it out to resume; its ratings take any: bossnet solve --ratings {run / 'ratings.json'}"
+                solve = f"{program_for(settings.space)} solve --ratings {run / 'ratings.json'}"
+                remedy = f"leave it out to resume; its ratings take any: {solve}"
             raise UsageError(f"{run} was started with {option} {own}, not {value}; {remedy}")
     return settings
 

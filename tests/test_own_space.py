@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
+import shlex
+import sys
 from collections import Counter
 
 import own_space
@@ -11,8 +14,10 @@ import pytest
 import torch
 from chained_space import ChainedBlock, ChainedSpace
 from searching import CPU
+from test_cli import run as run_bossnet
 from tiny_search import write_images
 
+from bossnet_zoo import cli, spaces
 from bossnet_zoo.describe import describe_space
 from bossnet_zoo.errors import ArchitectureError, UsageError
 from bossnet_zoo.models import build
@@ -25,7 +30,7 @@ from bossnet_zoo.search.settings import get_preset
 from bossnet_zoo.search.supernets import SupernetBlock
 from bossnet_zoo.search.truth import Study, start_study
 from bossnet_zoo.search.truth_table import TruthTable
-from bossnet_zoo.spaces import Space, get_space, space_names
+from bossnet_zoo.spaces import Space, get_space, program_for, space_names
 
 SPACE = own_space.KernelSpace()
 CHAINED = ChainedSpace()
@@ -93,6 +98,51 @@ def test_it_is_searched_solved_ranked_and_reported(tmp_path):
 def test_it_is_described():
     about = describe_space("kernels")
     assert (about["architectures"], about["rule"]) == (81, "a space of your own")
+
+
+def run_kernels(monkeypatch, capfd, *arguments):
+    """Exit code, stdout and stderr of `python kernels.py ARGUMENTS`, as if that file were the program."""
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/home/me/kernels.py", raising=False)
+    monkeypatch.setattr(sys, "argv", ["kernels.py", *arguments])
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    return code, *capfd.readouterr()
+
+
+def test_what_to_type_next_names_the_file_that_knows_the_space(monkeypatch, capfd, tmp_path):
+    images, run = str(write_images(tmp_path / "images")), tmp_path / "run"
+    small = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    small += ["--hidden", "16", "--rating-images", "4", "--workers", "0"]
+    typed = ["search", "--space", "kernels", "--preset", "demo", "--data", images, "--out", str(run), *small]
+    code, _, notes = run_kernels(monkeypatch, capfd, *typed)
+    assert code == 0
+    program, file, *following = shlex.split(re.search(r"^next: (.*)$", notes, re.MULTILINE)[1])
+    assert (program, file) == ("python", "kernels.py")
+    code, printed, _ = run_kernels(monkeypatch, capfd, *following)
+    assert (code, len(printed.splitlines())) == (0, 6)  # a header and five architectures
+    page = re.sub(r"<[^>]+>", "", (run / "report.html").read_text())
+    assert "python kernels.py solve" in page
+    assert "bossnet solve" not in page
+    monkeypatch.delitem(spaces._SPACES, "kernels")
+    code, _, notes = run_bossnet(monkeypatch, capfd, *following)
+    assert code == 2
+    assert "unknown space 'kernels'" in notes
+    assert notes.endswith("a space of your own is known to the file that adds it: python YOUR_FILE.py\n")
+    code, _, notes = run_bossnet(monkeypatch, capfd, "report", str(run))
+    assert code == 2
+    assert notes == f"error: space 'kernels' is not known here; type: python YOUR_FILE.py report {run}\n"
+
+
+def test_the_spaces_of_the_package_are_known_to_bossnet_whatever_program_runs(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/home/me/kernels.py", raising=False)
+    monkeypatch.setattr(sys, "argv", ["my kernels.py"])
+    assert program_for("nats") == "bossnet"
+    assert program_for("kernels") == "python 'my kernels.py'"
+    monkeypatch.delattr(sys.modules["__main__"], "__file__")  # a notebook
+    assert program_for("kernels") == "python YOUR_FILE.py"
 
 
 @pytest.mark.parametrize("coverage", ["greedy", "full"])

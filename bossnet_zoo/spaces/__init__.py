@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shlex
+import sys
 import typing
 from typing import Any
 
@@ -34,6 +35,7 @@ __all__ = [
     "get_space",
     "options_in_words",
     "parse_arch",
+    "program_for",
     "require_networks",
     "space_command",
     "space_names",
@@ -62,6 +64,17 @@ def require_networks(space: str, command: str) -> None:
         )
 
 
+def program_for(space: str) -> str:
+    """What is typed in front of a command on that space: `bossnet`, or for one of your own the file that adds it.
+
+    That is the program that runs, if it knows the space: `python kernels.py`. If not, nobody here can say.
+    """
+    if space in _BUILT_IN:
+        return "bossnet"
+    is_file = str(getattr(sys.modules["__main__"], "__file__", "")).endswith(".py")  # it is none in a notebook
+    return shlex.join(["python", sys.argv[0] if is_file and space in _SPACES else "YOUR_FILE.py"])
+
+
 def space_names() -> tuple[str, ...]:
     """The names that `get_space` takes."""
     return tuple(_SPACES)
@@ -78,7 +91,9 @@ def get_space(name: str, **options) -> Space:
         UsageError: the name, an option or its value is unknown.
     """
     if name not in _SPACES:
-        raise unknown("space", name, _SPACES)
+        raise unknown(
+            "space", name, _SPACES, f"a space of your own is known to the file that adds it: {program_for(name)}"
+        )
     fields = {field.name: field for field in dataclasses.fields(_SPACES[name])}
     for option in options:
         if option not in fields:
@@ -127,7 +142,7 @@ def describe_in_words(space: Space) -> str:
 def space_command(space: Space) -> str:
     """What shows this very space: `bossnet space nats --option 'widths=[8,16]'`."""
     options = [word for option in changed_options(space).items() for word in ("--option", _typed(option))]
-    return shlex.join(["bossnet", "space", space.name, *options])
+    return f"{program_for(space.name)} {shlex.join(['space', space.name, *options])}"
 
 
 def _typed(option: tuple[str, Any]) -> str:
