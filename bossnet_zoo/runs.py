@@ -31,7 +31,7 @@ CONFIG = "config.json"
 LOCAL = "local-dir:"  # timm's prefix of a folder with config.json and model.safetensors
 _NAMES = "the bossnet names: bossnet list; an architecture and the folder of a training run work too"
 _WEIGHTS_FILES = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
-_SPACE_PREFIXES = ("hytra:", "mbconv:", "nats:")
+_FORMS: dict[str, Any] = {"hytra": HyTraArch, "mbconv": MBConvArch, "nats": NatsArch}  # by the space in front
 
 
 def resolve_model(model: str | Arch, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -46,7 +46,7 @@ def resolve_model(model: str | Arch, options: Mapping[str, Any] | None = None) -
         options: further arguments of the network.
 
     Raises:
-        UsageError: neither a known name nor an architecture.
+        UsageError: neither a known name nor an architecture, or one that is not of the space in front.
     """
     options = dict(options or {})
     if not isinstance(model, str):
@@ -55,8 +55,9 @@ def resolve_model(model: str | Arch, options: Mapping[str, Any] | None = None) -
         return model, options
     if _is_local(Path(model)):
         return f"{LOCAL}{model}", options
-    for prefix in _SPACE_PREFIXES:
-        model = model.removeprefix(prefix)
+    space, colon, text = model.partition(":")
+    if colon and space in _FORMS:
+        return resolve_model(_FORMS[space].parse(text), options)
     _check_path(model)
     if not model[:1].isdigit():
         raise unknown("model", model, list_models(), _NAMES)

@@ -180,6 +180,21 @@ def test_names_and_architectures_stand_for_networks(given, meant):
     assert resolve_model(given) == meant
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("hytra:11-1111-1101-1011-1101", "hytra architecture .*'11' is not a stride .*: bossnet space hytra"),
+        ("mbconv:4c-8c", "mbconv architecture '4c-8c': '4c' is not made of digits 0 to 3; .*: bossnet space mbconv"),
+        ("nats:16aa", "nats architecture '16aa' is not made of numbers joined by ':'.*: bossnet space nats"),
+        ("hytra:bossnet_t0", "hytra architecture 'bossnet_t0'.* is not a stride"),
+        ("nats:", "nats architecture '' is not made of numbers"),
+    ],
+)
+def test_an_architecture_is_not_of_another_space_than_the_one_in_front(given, said):
+    with pytest.raises(UsageError, match=said):
+        resolve_model(given)
+
+
 def test_an_unknown_model_names_the_nearest():
     with pytest.raises(UsageError, match=r"unknown model 'bosnet_t0'; did you mean bossnet_t0"):
         resolve_model("bosnet_t0")
