@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -64,10 +64,6 @@ class SiameseSupernet(nn.Module):
     def predict(self, x: Tensor, path: Path) -> Tensor:
         """(B, C, H, W) -> (B, D): the online network's prediction of the target's projection."""
         return self.predictor(self.online(x, path))
-
-    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Everything that the optimiser updates."""
-        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:

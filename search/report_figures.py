@@ -212,12 +212,14 @@ def convergence_figure(record: RunRecord) -> Markup | None:
 
 
 def _agreement(ratings: Sequence[Record]) -> tuple[Point, ...]:
+    if len(ratings) < 2:
+        return ()
+    from scipy.stats import kendalltau  # a second, and few reports need it
+
     final = ratings[-1]["ratings"]
     points = []
     for record in ratings[:-1]:
         shared = [path for path in final if path in record["ratings"]]
-        from scipy.stats import kendalltau  # a second, and few reports need it
-
         tau = kendalltau([record["ratings"][path] for path in shared], [final[path] for path in shared]).statistic
         if tau == tau:  # undefined where all ratings are equal
             points.append((float(record["epoch"]), float(tau)))

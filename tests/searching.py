@@ -103,3 +103,8 @@ def tiny_prefix(folder: Path, path_text: str = "8c", space: HyTraSpace = SPACE) 
     stage, path = Stage(0, None), space.parse_path(0, path_text)
     save_weights(folder / f"{stage.name(space)}.safetensors", lively_block(space=space).state_dict())
     return load_prefix(space, ((stage, path),), folder, [pixels(4, 50), pixels(4, 51)], CPU)
+
+
+def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """What an optimiser updates, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

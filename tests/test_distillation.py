@@ -160,6 +160,19 @@ def test_the_loss_is_the_mean_squared_error_over_paths(tmp_path):
     torch.testing.assert_close(student.projection.weight.grad, gradient / 2)
 
 
+def test_the_losses_of_a_step_are_read_once(tmp_path, monkeypatch):
+    """Each reading would wait for the GPU."""
+    reads = []
+    for name in ("item", "tolist", "__float__"):
+        read = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda tensor, read=read: reads.append(tensor) or read(tensor))
+    student = make_training(tmp_path).student
+    paths = make_setup(tmp_path).space.paths(1, 1)[:3]
+    reads.clear()
+    distill(student, torch.randn(4, 48, 4, 4), torch.randn(4, DNA.projection), paths, CPU)
+    assert [len(tensor) for tensor in reads] == [3]
+
+
 def test_every_part_of_the_student_but_the_target_learns(tmp_path):
     training = make_training(tmp_path)
     before = {name: value.clone() for name, value in training.student.named_parameters()}

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from searching import CPU, SETTINGS, SIDE, SPACE, lively_block, make_setup, pixels, tiny_prefix
+from searching import CPU, SETTINGS, SIDE, SPACE, lively_block, make_setup, pixels, tiny_prefix, trained_parameters
 from torch import nn
 
 from bossnet_zoo import models
@@ -55,7 +55,7 @@ def test_frozen_blocks_have_no_gradient_and_are_not_in_the_optimiser(tmp_path):
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in prefix.parameters())
     optimised = {id(p) for group in training.optimizer.param_groups for p in group["params"]}
     assert not optimised & {id(parameter) for parameter in prefix.parameters()}
-    assert optimised == {id(parameter) for _, parameter in training.siamese.trainable_parameters()}
+    assert optimised == {id(parameter) for parameter in trained_parameters(training.siamese).values()}
 
 
 def test_a_frozen_prefix_stays_in_evaluation_mode(tmp_path):
