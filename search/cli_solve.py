@@ -40,10 +40,12 @@ bossnet truth --space nats --space-option "widths=[8,16,24,32]" \
 bossnet rank --ratings runs/nats/ratings.json --truth runs/truth/truth.json
 """
 
+_MOST_DIGITS = 9  # of a score
+
 app = typer.Typer()
 app.add_typer(latency_app, name="latency")
 
-Ratings = Annotated[Path, typer.Option(help="A search's ratings.json, or one table of paths per block.")]
+Ratings = Annotated[Path, typer.Option(help="A search's folder or its ratings.json, or one table of paths per block.")]
 RatedSpace = Annotated[
     str | None,
     typer.Option("--space", help="The space, where the file does not say it.", autocompletion=complete_space),
@@ -166,14 +168,32 @@ def _lambdas(text: str | None, space: Space, table: RatingTable) -> tuple[float,
 
 def _print_solutions(solutions: list[Solution]) -> None:
     header = ["architecture", "score", "MAdds", "params"]
+    scores = _write_scores([s.score for s in solutions])
     rows = [
-        [str(s.arch), f"{s.score:.8g}", f"{s.cost.madds / 1e6:,.1f} M", f"{s.cost.params / 1e6:,.3f} M"]
-        for s in solutions
+        [str(s.arch), score, f"{s.cost.madds / 1e6:,.1f} M", f"{s.cost.params / 1e6:,.3f} M"]
+        for s, score in zip(solutions, scores, strict=True)
     ]
     if solutions[0].latency_ms is not None:
         header.append("ms")
         rows = [[*row, f"{s.latency_ms:.3f}"] for row, s in zip(rows, solutions, strict=True)]
     console.print_table([header, *rows])
+
+
+def _write_scores(scores: list[float]) -> list[str]:
+    """All with the same number of decimals: five digits of the largest, or as many as tell different scores apart.
+
+    At most nine digits, for ratings are float32, and rounding alone makes their sums differ beyond.
+
+    >>> _write_scores([2.21498, 2.2155296, 2.2155301])
+    ['2.2149800', '2.2155296', '2.2155301']
+    """
+    largest = max(map(abs, scores))
+    digits = math.floor(math.log10(largest)) + 1 if largest else 1  # in front of the point
+    if not -_MOST_DIGITS < digits <= _MOST_DIGITS:
+        return [f"{score:.{_MOST_DIGITS - 1}e}" for score in scores]
+    decimals = range(max(5 - digits, 0), _MOST_DIGITS - digits + 1)
+    columns = [[f"{score:.{number}f}" for score in scores] for number in decimals]
+    return next(column for column in columns if len(set(column)) == len(set(columns[-1])))
 
 
 @command(app, RANK_EXAMPLE)
@@ -213,6 +233,7 @@ def rank(
         raise UsageError("--dataset is NATS-Bench's; leave it out, or type --nats-bench instead of --truth")
     if plot and plot.suffix != ".png":
         raise UsageError(f"--plot {plot} is written as PNG; type {plot.with_suffix('.png')}")
+    ratings = ratings / "ratings.json" if ratings.is_dir() else ratings
     searched, table = _open(ratings, space, option)
     accuracies = _accuracies(truth, nats_bench, dataset, searched)
     ranking = compare(searched, table, accuracies, seed=seed)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bossnet_zoo.cli import whole_app
 from bossnet_zoo.errors import BossNetError, UsageError
-from bossnet_zoo.search.cli_solve import app
+from bossnet_zoo.search.cli_solve import _write_scores, app
 
 
 @pytest.fixture
@@ -101,6 +101,37 @@ def test_solve_prints_a_table_that_fits_eighty_columns(files):
     assert lines[0].split() == ["architecture", "score", "MAdds", "params"]
     assert len(lines) > 3
     assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("scores", "written"),
+    [
+        ([2.21498, 2.2155296], ["2.2150", "2.2155"]),
+        ([2.21498, 2.2155296, 2.2155301], ["2.2149800", "2.2155296", "2.2155301"]),
+        ([-310.5, -2.25], ["-310.50", "-2.25"]),
+        ([1.0, 1.0 + 1e-12], ["1.0000", "1.0000"]),
+        ([0.0], ["0.0000"]),
+        ([0.00012345, 0.5], ["0.00012", "0.50000"]),
+        ([123456.0, 123457.0], ["123456", "123457"]),
+        ([1e50, 2.0], ["1.00000000e+50", "2.00000000e+00"]),
+        ([3e-20], ["3.00000000e-20"]),
+    ],
+)
+def test_scores_in_a_table_have_as_many_decimals_as_tell_them_apart(scores, written):
+    assert _write_scores(scores) == written
+
+
+def test_solve_aligns_the_decimal_points_of_scores(files):
+    lines = run("solve", files[0], "--top=9").stdout.splitlines()[1:]
+    assert len({line.index(".") for line in lines}) == 1
+    assert len({len(line.split()[1].partition(".")[2]) for line in lines}) == 1
+
+
+def test_rank_and_solve_take_the_folder_of_a_search(files, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert run("solve", f"--ratings={tmp_path}").stdout == run("solve", files[0]).stdout
+    assert f"bossnet report {tmp_path}\n" in run("rank", f"--ratings={tmp_path}", files[1]).stderr
+    assert (tmp_path / "ranking.json").exists()
 
 
 def test_a_bound_beyond_all_costs_is_none(files):
