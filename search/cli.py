@@ -38,9 +38,16 @@ from bossnet_zoo.console import print_json
 from bossnet_zoo.errors import UsageError
 
 from .cli_solve import app as solve_app
+from .settings import CHOICES
 
 app = typer.Typer()
 app.add_typer(solve_app)
+
+
+def _choice(setting: str, says: str) -> Any:
+    """The option of a setting that is one of a few names, which the shell completes and `says` explains."""
+    return typer.Option(help=says, autocompletion=one_of(*CHOICES[setting]))
+
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run.")]
 Preset = Annotated[
@@ -49,9 +56,7 @@ Preset = Annotated[
         help="paper: the paper's settings; demo: minutes on two CPU cores.", autocompletion=one_of("paper", "demo")
     ),
 ]
-Method = Annotated[
-    str | None, typer.Option(help="bossnas, dna or unnas.", autocompletion=one_of("bossnas", "dna", "unnas"))
-]
+Method = Annotated[str | None, _choice("method", "bossnas, dna or unnas.")]
 MaxMAdds = Annotated[
     str | None, typer.Option(metavar="AMOUNT", help="Most multiply-adds of an architecture: 475M, 3.5G or a number.")
 ]
@@ -91,21 +96,28 @@ def search(
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
     warmup_epochs: Annotated[int | None, typer.Option(help="Epochs in which the rate rises: half at most.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of LARS (bossnas) or SGD (unnas).")] = None,
     target_momentum: Annotated[float | None, typer.Option(help="Momentum of the moving average at the start.")] = None,
-    momentum_schedule: Annotated[str | None, typer.Option(help="cosine: it rises to 1; or constant.")] = None,
+    momentum_schedule: Annotated[
+        str | None, _choice("momentum_schedule", "cosine: it rises to 1; or constant.")
+    ] = None,
     hidden: Annotated[int | None, typer.Option(help="Hidden width of projector and predictor.")] = None,
     projection: Annotated[int | None, typer.Option(help="Features that views, or networks, are compared in.")] = None,
     ensemble: Annotated[
         bool | None, typer.Option("--ensemble/--no-ensemble", help="Train towards the mean target of all paths.")
     ] = None,
-    path_sampling: Annotated[str | None, typer.Option(help="uniform or fair.")] = None,
+    path_sampling: Annotated[
+        str | None, _choice("path_sampling", "uniform over the paths; or fair: every candidate equally often.")
+    ] = None,
     own_views: Annotated[
         bool | None, typer.Option("--own-views/--shared-views", help="Each path sees its own pair of views.")
     ] = None,
-    coverage: Annotated[str | None, typer.Option(help="greedy or full: train a block for every entry scale.")] = None,
+    coverage: Annotated[
+        str | None, _choice("coverage", "greedy: train a block for the best entry; full: for every entry.")
+    ] = None,
     calibration_images: Annotated[int | None, typer.Option(help="Images behind the BN statistics.")] = None,
     rating_images: Annotated[int | None, typer.Option(help="Most held-out images to rate on.")] = None,
-    rating_part: Annotated[str | None, typer.Option(help="search-val (held out) or search-train.")] = None,
+    rating_part: Annotated[str | None, _choice("rating_part", "search-val (held out) or search-train.")] = None,
     rating_every: Annotated[int | None, typer.Option(help="Rate every so many epochs too.")] = None,
     teacher: Annotated[str | None, typer.Option(help="dna: a timm name, or the folder of a training run.")] = None,
     teacher_pretrained: Annotated[
@@ -116,9 +128,9 @@ def search(
         int | None, typer.Option(help="unnas: architectures through each path whose accuracy is measured.")
     ] = None,
     views: Annotated[
-        str | None, typer.Option(help="byol, digits, cifar or crops; by default as suits preset and data.")
+        str | None, _choice("views", "byol, digits, cifar or crops; by default as suits preset and data.")
     ] = None,
-    augment: Annotated[str | None, typer.Option(help="In workers, or on the device.")] = None,
+    augment: Annotated[str | None, _choice("augment", "Where views are made: workers or device.")] = None,
     workers: Workers = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the computation on a CPU.")] = None,
     compile: Annotated[

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -17,7 +18,6 @@ from bossnet_zoo.errors import UsageError, unknown
 from bossnet_zoo.spaces import Space, get_space
 from bossnet_zoo.spaces.hytra import STRIDES
 
-METHODS = ("bossnas", "dna", "unnas")
 REFERENCE_BATCH = {"bossnas": 4096, "unnas": 32}  # images a step at which `base_lr` is stated; Adam's is not scaled
 
 
@@ -109,7 +109,7 @@ class SearchSettings:
             raise UsageError(f"momentum is {self.momentum}; it must be at least 0 and less than 1")
         if not 0 <= self.target_momentum <= 1:
             raise UsageError(f"target_momentum is {self.target_momentum}; it must be between 0 and 1")
-        for name, allowed in _CHOICES.items():
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
         if self.space == "hytra" and self.resolution < STRIDES[-1]:
@@ -189,19 +189,17 @@ _AT_LEAST = {
     **dict.fromkeys(("rated_per_path", "threads", "max_madds", "max_params"), 1),
     **dict.fromkeys(("warmup_epochs", "weight_decay", "rating_every", "workers"), 0),
 }
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "method": METHODS,
-    "views": ("byol", "digits", "cifar", "crops"),
-    "momentum_schedule": ("cosine", "constant"),
-    "path_sampling": ("uniform", "fair"),
-    "coverage": ("greedy", "full"),
-    "rating_part": ("search-val", "search-train"),
-    "augment": ("workers", "device"),
+CHOICES: dict[str, tuple[str, ...]] = {  # of the settings that are one of a few names
+    name: typing.get_args(kind)
+    for name, kind in typing.get_type_hints(SearchSettings).items()
+    if typing.get_origin(kind) is Literal
 }
+METHODS = CHOICES["method"]
 
 # Settings that some methods do not have.
 OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "num_paths": ("bossnas", "dna"),
+    "momentum": ("bossnas", "unnas"),
     "target_momentum": ("bossnas",),
     "momentum_schedule": ("bossnas",),
     "hidden": ("bossnas",),

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import replace
 
+import click
 import pytest
+from test_cli import COMMANDS
 
 from bossnet_zoo.errors import UsageError
-from bossnet_zoo.search.settings import DEMO, METHODS, PAPER, SearchSettings, check_options, get_preset
+from bossnet_zoo.search.settings import CHOICES, DEMO, METHODS, PAPER, SearchSettings, check_options, get_preset
+from bossnet_zoo.search.views import VIEWS
 from bossnet_zoo.spaces import space_names
+
+SEARCH = COMMANDS["search",]
 
 
 def test_the_paper_preset_is_the_papers_setting():
@@ -112,6 +118,23 @@ def test_impossible_values_cannot_be_made(change, said):
     assert said in str(error.value)
 
 
+def test_every_pipeline_of_views_may_be_chosen():
+    assert set(CHOICES["views"]) == set(VIEWS)
+
+
+@pytest.mark.parametrize("setting", CHOICES)
+def test_the_help_of_a_choice_names_all_it_can_be_and_the_shell_completes_to_them(setting):
+    (option,) = (parameter for parameter in SEARCH.params if parameter.name == setting)
+    assert set(CHOICES[setting]) <= set(re.findall(r"[\w-]+", option.help))
+    offered = option.shell_complete(click.Context(SEARCH), "")
+    assert [item.value for item in offered] == list(CHOICES[setting])
+
+
+def test_every_setting_is_an_option_of_the_search():
+    options = {parameter.name for parameter in SEARCH.params}
+    assert {field.name for field in dataclasses.fields(SearchSettings)} - {"space_options"} <= options
+
+
 def test_unknown_names_suggest_the_nearest():
     with pytest.raises(UsageError, match="unknown preset 'papre'; did you mean paper"):
         get_preset("papre")
@@ -132,6 +155,8 @@ def test_a_setting_of_another_method_is_refused():
     check_options("bossnas", ["epochs", "ensemble"])
     with pytest.raises(UsageError, match="--ensemble is an option of bossnas, not of dna; leave it out"):
         check_options("dna", ["epochs", "ensemble"])
+    with pytest.raises(UsageError, match="--momentum is an option of bossnas and unnas, not of dna; leave it out"):
+        check_options("dna", ["momentum"])
 
 
 @pytest.mark.parametrize(("world_size", "accumulation"), [(1, 64), (8, 8), (64, 1)])
