@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 
 from .extras import need
@@ -41,7 +40,7 @@ class _HalfGraph:
         self.onnx, self.keep, self.precision = onnx, keep, precision
         self.full = onnx.TensorProto.FLOAT
         self.half = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16
-        self.numpy_half = np.float16 if precision == "fp16" else ml_dtypes.bfloat16
+        self.numpy_half = np.float16 if precision == "fp16" else need("ml_dtypes", "onnx").bfloat16
         inferred = onnx.shape_inference.infer_shapes(proto)
         self.graph = inferred.graph
         self.proto = inferred
