@@ -52,7 +52,9 @@ class Tolerance:
 TOLERANCES = {
     "fp32": Tolerance(1e-4, 1.0),
     "fp16": Tolerance(1e-2, 0.995),
-    "bf16": Tolerance(8e-2, 0.98),  # 8 bits of mantissa where fp16 has 11
+    # fp16's, times 2 to the power of the 3 bits of mantissa that bf16 lacks. 5e-2 was too little: a trained BossNet-M
+    # differed by 5.7e-2 on noise, and had PyTorch's best class on 497 of 497 images.
+    "bf16": Tolerance(8e-2, 0.98),
     "int8": Tolerance(None, 0.98),
 }
 
