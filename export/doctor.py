@@ -37,9 +37,14 @@ REQUIRED = (
     "scipy",
     "scikit-learn",
     "pillow",
+    "matplotlib",
+    "jinja2",
+    "rich",
+    "typer",
 )
 OPTIONAL = {  # package: what is missing without it
     "onnx": "onnx",
+    "onnxscript": "onnx",
     "onnxruntime": "onnx",
     "onnxruntime-gpu": "onnx-gpu",
     "tensorrt": "trt",
@@ -203,7 +208,7 @@ def _check_torch(device: str) -> str:
 
 
 def _check_export(file: Path) -> str:
-    if _version("onnx") is None or _runtime_version() is None:
+    if None in (_version("onnx"), _version("onnxscript"), _runtime_version()):
         raise NotHereError('not installed: pip install "bossnet-zoo[onnx]"')
     from .onnx import export_onnx
 

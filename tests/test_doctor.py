@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +28,18 @@ def test_what_is_installed_here_runs(about):
     for name in ("PyTorch, CPU", "ONNX export", "ONNX Runtime, CPU"):
         assert outcome(about, name)["ok"], outcome(about, name)
     assert all(about["versions"].values())
+
+
+def test_every_package_that_this_one_depends_on_is_told():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert [re.split(r"[>\[]", package)[0] for package in project["dependencies"]] == list(doctor.REQUIRED)
+    optional = {
+        package: extra
+        for extra, packages in project["optional-dependencies"].items()
+        for text in packages
+        if extra != "dev" and (package := re.split(r"[>\[]", text)[0]) != "bossnet-zoo"
+    }
+    assert set(optional) == set(doctor.OPTIONAL)
 
 
 def test_what_is_not_here_is_no_fault(about):
