@@ -103,7 +103,7 @@ def write_onnx(
         report = ExportReport(
             file=path,
             bytes=temporary.stat().st_size,
-            sha256=sha256(temporary),
+            onnx_sha256=sha256(temporary),
             precision=precision,
             opset=opset_of(converted.proto),
             tolerance=tolerance,

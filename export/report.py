@@ -66,7 +66,7 @@ class ExportReport:
     Attributes:
         file: the exported file.
         bytes: its size.
-        sha256: its hash.
+        onnx_sha256: its hash.
         precision: `fp32`, `fp16`, `bf16` or `int8`.
         opset: version of ONNX's operator set.
         tolerance: what was asked of the comparison.
@@ -77,7 +77,7 @@ class ExportReport:
 
     file: Path
     bytes: int
-    sha256: str
+    onnx_sha256: str
     precision: str
     opset: int
     tolerance: Tolerance

@@ -13,18 +13,16 @@ profile            smallest, usual and largest shape of the input
 classes            number of outputs
 metadata           of the ONNX file: preprocessing, class names, precision
 engine_sha256      hash of the engine
-checksum           hash of all above
+sha256             hash of all above, as `checkpoint.sealed` makes it; the record of an ONNX file ends with one too
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bossnet_zoo.checkpoint import load_json, save_json, sha256
+from bossnet_zoo.checkpoint import SEAL, check_seal, load_json, save_json, sealed, sha256
 from bossnet_zoo.errors import BossNetError
 
 FORMAT = 1
@@ -46,13 +44,12 @@ def describe_build(package: str, version: str, gpu: str | None, onnx_file: Path,
         "onnx_sha256": sha256(onnx_file),
         "options": options,
     }
-    return about | {"key": _hash(about)}
+    return about | {"key": sealed(about)[SEAL]}
 
 
 def write_side_car(exported: Path, about: Mapping[str, Any]) -> None:
     """Save what is known of an exported file, with a checksum of that."""
-    content = {name: value for name, value in about.items() if name != "checksum"}
-    save_json(side_car(exported), content | {"checksum": _hash(content)})
+    save_json(side_car(exported), sealed(about))
 
 
 def read_side_car(engine_file: Path) -> dict[str, Any]:
@@ -83,7 +80,7 @@ def read_record(onnx_file: Path) -> dict[str, Any] | None:
         return None
     remedy = f"export {onnx_file.name} again, or remove {file.name}: the network runs without it"
     about = _read_unchanged(file, "record of the comparison", remedy)
-    if about.get("sha256") != sha256(onnx_file):
+    if about.get("onnx_sha256") != sha256(onnx_file):
         raise BossNetError(f"{file} tells of another file than {onnx_file}; {remedy}")
     return about
 
@@ -91,9 +88,8 @@ def read_record(onnx_file: Path) -> dict[str, Any] | None:
 def _read_unchanged(file: Path, what: str, remedy: str) -> dict[str, Any]:
     """The values of a side-car. Raises `BossNetError` where its checksum does not fit them."""
     about = load_json(file, what)
-    content = {name: value for name, value in about.items() if name != "checksum"} if isinstance(about, dict) else {}
-    if not content or about.get("checksum") != _hash(content):
-        raise BossNetError(f"{file} is damaged or was edited: its checksum does not fit; {remedy}")
+    about = about if isinstance(about, dict) else {}
+    check_seal(about, file, remedy)
     return about
 
 
@@ -119,7 +115,3 @@ def check_side_car(about: Mapping[str, Any], path: Path, version: str, gpu: str)
             f"{path} was built for {about['gpu']}, and this machine has {gpu}; export it again here, "
             "or build it with --hardware-compatible"
         )
-
-
-def _hash(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

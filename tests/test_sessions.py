@@ -165,7 +165,7 @@ def test_the_record_of_a_comparison_is_that_of_its_file(files, tmp_path):
     side_car(path).write_text(json.dumps(record))
     open_session(path)
     side_car(path).write_text(json.dumps(record | {"parity": []}))
-    with pytest.raises(BossNetError, match=r"x.onnx.json is damaged or was edited: .*export x.onnx again, or remove"):
+    with pytest.raises(BossNetError, match=r"x.onnx.json is not as it was written: .*export x.onnx again, or remove"):
         open_session(path)
     side_car(path).write_bytes(side_car(files / "onnxruntime.int8.onnx").read_bytes())
     with pytest.raises(BossNetError, match=r"x.onnx.json tells of another file than .*x.onnx; export x.onnx again"):
@@ -200,11 +200,11 @@ def test_an_engine_and_its_side_car_belong_together(files, tmp_path):
         open_session(engine)
 
 
-@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "null", '{"checksum": ""}'])
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "null", '{"sha256": ""}'])
 def test_a_damaged_side_car_is_an_error(files, tmp_path, content):
     (tmp_path / "net.engine").write_bytes((files / "net.engine").read_bytes())
     side_car(tmp_path / "net.engine").write_text(content)
-    with pytest.raises(BossNetError, match=r"net.engine.json .*(not valid JSON|damaged or was edited)"):
+    with pytest.raises(BossNetError, match=r"net.engine.json .*(not valid JSON|not as it was written)"):
         open_session(tmp_path / "net.engine")
 
 
@@ -213,7 +213,7 @@ def test_an_edited_side_car_is_an_error(files, tmp_path, change):
     (tmp_path / "net.engine").write_bytes((files / "net.engine").read_bytes())
     about = json.loads(side_car(files / "net.engine").read_text())
     side_car(tmp_path / "net.engine").write_text(json.dumps(about | change))
-    with pytest.raises(BossNetError, match=r"net.engine.json is damaged or was edited"):
+    with pytest.raises(BossNetError, match=r"net.engine.json is not as it was written"):
         open_session(tmp_path / "net.engine")
 
 
