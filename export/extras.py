@@ -21,3 +21,9 @@ def need(module: str, extra: str) -> ModuleType:
             f"this needs the package {module!r}, which cannot be imported ({error}); "
             f'type: pip install "bossnet-zoo[{extra}]"'
         ) from None
+
+
+def need_onnx() -> None:
+    """Import everything that writing an ONNX file takes, before time is spent on the network. Raises `UsageError`."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        need(package, "onnx")

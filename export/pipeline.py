@@ -13,7 +13,7 @@ from bossnet_zoo import console
 from bossnet_zoo.errors import UsageError
 from bossnet_zoo.runs import class_names_of
 
-from .extras import need
+from .extras import need_onnx
 from .formats import ENGINE_SUFFIX, engine_name, onnx_name
 from .graph import DEFAULT_OPSET, GraphOptions, trace
 from .images import calibration_batches
@@ -67,8 +67,7 @@ class Request:
         Raises:
             UsageError: a missing package, GPU or image source, or a combination that is not possible.
         """
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            need(package, "onnx")
+        need_onnx()
         for option, value in (("--calib-n", self.calibration_count), ("--input-size", self.input_size)):
             if value is not None and value < 1:
                 raise UsageError(f"{option} {value} is not possible; type 1 or more")
@@ -117,7 +116,7 @@ def default_opset(precision: str) -> int:
 
 
 def export_network(model: nn.Module, name: str, out: Path, request: Request) -> list[ExportReport | EngineReport]:
-    """Write what is asked for into a folder.
+    """Write what is asked for into a folder: ONNX files, compared with PyTorch, and engines built from them, not run.
 
     Args:
         model: a timm model.

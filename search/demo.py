@@ -11,7 +11,7 @@ from bossnet_zoo import console
 from bossnet_zoo.checkpoint import save_json
 from bossnet_zoo.datasets import open_images
 from bossnet_zoo.drawing import architecture_text
-from bossnet_zoo.export.extras import need
+from bossnet_zoo.export.extras import need_onnx
 from bossnet_zoo.recipes import BOSSNET_T
 from bossnet_zoo.runs import load_run
 from bossnet_zoo.runtime import Runtime
@@ -33,8 +33,7 @@ def run_demo(out: Path, runtime: Runtime, *, seed: int = 0, overwrite: bool = Fa
         UsageError: `out` already holds something, or ONNX Runtime is not installed.
         BossNetError: a step failed.
     """
-    for package in ("onnx", "onnxscript", "onnxruntime"):  # an optional extra, missed before anything is trained
-        need(package, "onnx")
+    need_onnx()  # missed before anything is trained
 
     check_folder(out, overwrite)  # before it announces anything
     space = DEMO.make_space()
