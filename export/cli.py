@@ -79,10 +79,12 @@ def export(
     formats: Annotated[bool, typer.Option("--formats", help="Print the table of formats, and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a network as ONNX or TensorRT, compared with PyTorch.
+    """Write a network as ONNX, compared with PyTorch, or build TensorRT engines from that.
 
-    Ends with exit code 3 where the file does not compute what PyTorch does, or not in the precision asked for. Whatever
-    goes wrong, no half or wrong file is left; those that were finished and compared before stay.
+    An ONNX file is compared on the CPU before it gets its name (in bf16, as a float32 twin rounded to bf16). An engine
+    is built from the compared file and its precision is read back; it is not run. Ends with exit code 3 where a file
+    does not compute what PyTorch does, or not in the precision asked for. Whatever goes wrong, no half or wrong file is
+    left; those that were finished before stay.
     """
     if formats:
         _print_formats(as_json)
@@ -324,7 +326,7 @@ def _cell(value: str | tuple[str, ...]) -> str:
 
 
 def _print_reports(reports: list[ExportReport | EngineReport], as_json: bool, triton: Path | None) -> None:
-    from .report import ExportReport
+    from .report import TWIN_NOTE, ExportReport
 
     if as_json:
         print_json({"files": [report.to_json() for report in reports], "triton": str(triton) if triton else None})
@@ -340,9 +342,13 @@ def _print_reports(reports: list[ExportReport | EngineReport], as_json: bool, tr
                     f"  {what}: largest difference {entry.max_abs:.1e}, of the largest output {entry.max_rel:.1e}; "
                     f"same best class {entry.top1_agreement:.1%}"
                 )
+            if TWIN_NOTE in report.notes:
+                print(f"  {TWIN_NOTE}")
         else:
             shapes = ", ".join(" x ".join(map(str, shape)) for shape in report.profile)
             print(f"  {report.builder}, for {report.gpu or 'RTX GPUs'}; smallest, best, largest input: {shapes}")
+            read = "its precision" if report.gpu else "the precision of its network"
+            print(f"  built from {report.onnx}, which was compared with PyTorch; not run here, {read} was read back")
             if report.reused:
                 console.note(f"{report.file} lay there already, built from the same file with the same options")
     if triton:

@@ -1,4 +1,8 @@
-"""ONNX files, made from a traced network in the precision asked for; compared with PyTorch before they get a name."""
+"""ONNX files, made from a traced network in the precision asked for; compared with PyTorch before they get a name.
+
+The comparison is made on the CPU. ONNX Runtime has no bf16 there, and runs a float32 twin of such a file instead, whose
+every result is rounded to bf16; a file in fp16 is compared itself, and as its twin.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from .graph import INPUT, GraphOptions, Traced, batches_of, example_batches, ops
 from .half import emulated
 from .metadata import CHECKSUM, Metadata, checksum
 from .precision import check_graph, check_opset, convert
-from .report import TOLERANCES, ExportReport, Parity, Tolerance, compare, require_parity
+from .report import TOLERANCES, TWIN_NOTE, ExportReport, Parity, Tolerance, compare, require_parity
 from .side_car import read_record, write_side_car
 
 if TYPE_CHECKING:
@@ -109,7 +113,7 @@ def write_onnx(
             tolerance=tolerance,
             parity=parity,
             on_images=on_images,
-            notes=notes,
+            notes=(*notes, *([TWIN_NOTE] if precision == "bf16" else [])),
         )
         write_side_car(path, report.to_json())  # before the file has a name: never without
         reports.append(report)

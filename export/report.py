@@ -12,6 +12,10 @@ import numpy as np
 
 from bossnet_zoo.errors import BossNetError
 
+TWIN_NOTE = (
+    "ONNX Runtime has no bf16 on a CPU, so what was compared is a float32 twin, whose every result is rounded to bf16"
+)
+
 
 class ExportError(BossNetError):
     """An exported network that computes something else than the PyTorch network, or in another precision than asked."""
@@ -72,7 +76,7 @@ class ExportReport:
         tolerance: what was asked of the comparison.
         parity: one entry per batch of noise; for INT8, which is calibrated on images, of images.
         on_images: the comparison on all images given, if any were.
-        notes: what a user should know, such as which nodes keep another precision.
+        notes: what a user should know, such as which nodes keep another precision, and whether a twin was compared.
     """
 
     file: Path

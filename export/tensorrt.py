@@ -4,6 +4,10 @@ The two builders share their interface. `tensorrt` builds for the GPU of this ma
 builds on any machine for all RTX GPUs from Ampere on, where the engine is finished on first use. Both take the
 precision from the graph. An engine FILE has a side-car FILE.json that says what it was built from and for; it is
 checked before the engine is run, and an engine with the same key is not built twice.
+
+What is compared with PyTorch is the ONNX file. An engine is built from it and its precision is read back, but it is not
+run: it may be for another machine than this one, and TensorRT multiplies float32 in TF32, which no tolerance here is
+for. `sessions.open_session` and `report.compare` do it where the GPU is.
 """
 
 from __future__ import annotations
@@ -67,7 +71,8 @@ class EngineReport:
         bytes: its size.
         builder: package and version.
         gpu: the GPU it is for; None for every RTX GPU.
-        precision: of the graph it was built from.
+        onnx: name of the file it was built from, which was compared with PyTorch.
+        precision: of the graph in that file; read back from the engine, or for RTX GPUs from the parsed network.
         profile: smallest, usual and largest shape of the input.
         reused: whether it lay there already, with the same key.
     """
@@ -76,6 +81,7 @@ class EngineReport:
     bytes: int
     builder: str
     gpu: str | None
+    onnx: str
     precision: str
     profile: tuple[tuple[int, ...], ...]
     reused: bool
@@ -129,6 +135,7 @@ def build_engine(
         bytes=engine_file.stat().st_size,
         builder=f"{package} {trt.__version__}",
         gpu=gpu,
+        onnx=onnx_file.name,
         precision=metadata.precision,
         profile=tuple(tuple(shape) for shape in built["profile"]),
         reused=reused,
