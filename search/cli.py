@@ -201,9 +201,10 @@ def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
 def _print_result(result: Any) -> None:
     from bossnet_zoo.spaces import describe_in_words, program_for
 
-    best = result.best[0]
-    console.results.print(f"{best.arch}  score {best.score:.4f}, {best.cost.madds / 1e6:,.1f} M MAdds", markup=False)
-    console.note(f"searched: {describe_in_words(result.table.make_space())}")
+    best, space = result.best[0], result.table.make_space()
+    madds = f"{best.cost.madds / 1e6:,.1f} M MAdds at {space.default_resolution} px"
+    console.results.print(f"{best.arch}  score {best.score:.4f}, {madds}", markup=False)
+    console.note(f"searched: {describe_in_words(space)}")
     console.note(f"rated: {100 * result.table.meta['covered']:.3g} % of these; all of it in {result.out}")
     console.note(f"next: {program_for(result.table.space)} solve --ratings {result.out / 'ratings.json'} --top 5")
 

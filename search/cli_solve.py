@@ -123,6 +123,7 @@ def solve(
         print_json([solution.to_json() for solution in solutions])
     else:
         _print_solutions(solutions)
+        console.note(f"MAdds are counted at {resolution or searched.default_resolution} px")
         console.note(f"a {'lower' if table.lower_is_better else 'higher'} score is better")
 
 

@@ -183,10 +183,11 @@ def _cards(record: RunRecord) -> Iterator[Card]:
     found, reference = networks.get(record.architecture), networks.get(record.demo.get("reference"))
     best = next((row for row in record.architectures if row["architecture"] == record.architecture), None)
     beside = {name: f"reference {write(reference[name])}" for name, write in _WRITERS.items()} if reference else {}
+    pixels = f"of one image of {record.space.default_resolution} px" if record.space else "of one image"
     if found:
         yield Card("Test accuracy", format_percent(found["top1"]), beside.get("top1", "retrained from scratch"))
     if best:
-        yield Card("Multiply-adds", format_count(best["madds"]), beside.get("madds", "of one image"))
+        yield Card("Multiply-adds", format_count(best["madds"]), beside.get("madds", pixels))
         yield Card("Parameters", format_count(best["params"]), beside.get("params", "trainable"))
     if coverage := _coverage_text(record):
         yield Card("Paths rated", f"{record.num_rated:,}", f"{coverage} scored")

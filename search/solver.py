@@ -20,7 +20,7 @@ from bossnet_zoo.errors import UsageError, unknown
 from bossnet_zoo.spaces import Arch, Cost, Entry, Path, Space
 
 from .chain import UNBOUNDED, ScoredChain, find_unbeaten
-from .rating_table import RatingTable
+from .rating_table import LARGEST, RatingTable
 
 
 class PathLatency(Protocol):
@@ -59,6 +59,7 @@ class Solution:
 
 
 COSTS = ("madds", "params", "latency")
+MOST = 100_000  # architectures of one answer
 NS_PER_MS = 1_000_000
 
 
@@ -89,6 +90,8 @@ def solve(
     """
     if top < 1:
         raise UsageError(f"top {top} is not possible; type 1 or more")
+    if top > MOST:
+        raise UsageError(f"top {top:,} is more than one answer lists; type {MOST} or less, or --pareto for every cost")
     bounds = _bounds(max_madds, max_params, max_latency_ms, latency)
     question = _Question(space, table, _weights(space, lambdas), latency, resolution or space.default_resolution)
     chain = question.chain(question.score, bounds)
@@ -157,6 +160,8 @@ def _weights(space: Space, lambdas: Sequence[float] | None) -> tuple[float, ...]
             f"lambdas {', '.join(map(str, lambdas))} do not fit space {space.name!r}; "
             f"type {space.num_blocks} numbers, one for each block, none of them negative"
         )
+    if max(lambdas) > LARGEST:  # so are the ratings, and products of the two can be added up
+        raise UsageError(f"lambda {max(lambdas):g} is too large to weigh ratings with; type {LARGEST:g} or less")
     return tuple(map(float, lambdas))
 
 
@@ -180,7 +185,7 @@ class _Question:
         for smallest, (name, bound) in zip(chain.smallest, bounds.items(), strict=True):
             if smallest > bound:
                 raise UsageError(
-                    f"no rated architecture has at most {_amount(name, bound)}; "
+                    f"no rated architecture has at most {self.amount(name, bound)}; "
                     f"the smallest possible is {_amount(name, smallest)}, so type {_option(name, smallest)} or more"
                 )
 
@@ -188,14 +193,21 @@ class _Question:
         """The error for bounds of which each can be met, but not all at once."""
         bounds = {name: bound for name, bound in bounds.items() if bound < UNBOUNDED}
         rated = self.chain(lambda *path: None if self.score(*path) is None else 0.0, bounds)
-        message = f"no rated architecture has at most {_amounts(bounds)}"
+        message = f"no rated architecture has at most {self.amounts(bounds)}"
         for cost, name in enumerate(bounds):
             ends = rated.front(list({**bounds, name: UNBOUNDED}.values()))
             if ends.scores.size:
-                others = _amounts({other: bound for other, bound in bounds.items() if other != name})
+                others = self.amounts({other: bound for other, bound in bounds.items() if other != name})
                 smallest = _amount(name, ends.costs[:, cost].min())
                 return UsageError(f"{message}; with at most {others} the smallest possible is {smallest}")
         return UsageError(f"{message}; no two of these bounds can be met together, so drop or raise two of them")
+
+    def amount(self, name: str, value: int) -> str:
+        """`_amount`, with the pixels at which multiply-adds are counted."""
+        return _amount(name, value) + (f" at {self.resolution} px" if name == "madds" else "")
+
+    def amounts(self, bounds: Mapping[str, int]) -> str:
+        return " and ".join(self.amount(name, bound) for name, bound in bounds.items())
 
     def chain(self, score: Callable[[int, Entry, Path], float | None], costs: Iterable[str]) -> ScoredChain:
         """The space's blocks with the named costs."""
@@ -247,7 +259,3 @@ def _option(name: str, value: int) -> str:
     if name == "latency":
         return f"--max-latency-ms {math.ceil(value / 1e3) / 1e3:.12g}"
     return f"--max-{name} {value}"
-
-
-def _amounts(bounds: Mapping[str, int]) -> str:
-    return " and ".join(_amount(name, bound) for name, bound in bounds.items())

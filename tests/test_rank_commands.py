@@ -134,6 +134,11 @@ def test_rank_and_solve_take_the_folder_of_a_search(files, tmp_path):
     assert (tmp_path / "ranking.json").exists()
 
 
+def test_solve_says_at_how_many_pixels_it_counts(files):
+    assert "MAdds are counted at 32 px" in run("solve", files[0]).stderr
+    assert "MAdds are counted at 64 px" in run("solve", files[0], "--resolution=64").stderr
+
+
 def test_a_bound_beyond_all_costs_is_none(files):
     (best,) = json.loads(run("solve", files[0], "--json").stdout)
     for bound in ("--max-madds=1e30", "--max-params=99999999999999999999G"):

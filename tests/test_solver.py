@@ -266,8 +266,10 @@ def test_smallest_possible_cost_is_that_of_rated_architectures():
     wide = {path: r for path, r in full.blocks[0]["any"].items() if path.startswith("64")}
     table = RatingTable("nats", ({"any": wide}, *full.blocks[1:]))
     smallest = min(s.cost.madds for s in everything(SMALL_NATS, table))
-    with pytest.raises(UsageError, match=rf"the smallest possible is {smallest:,} MAdds"):
+    with pytest.raises(UsageError, match=rf"at most 1 MAdds at 32 px; the smallest possible is {smallest:,} MAdds"):
         solve(SMALL_NATS, table, max_madds=1)
+    with pytest.raises(UsageError, match="at most 1 MAdds at 64 px"):
+        solve(SMALL_NATS, table, max_madds=1, resolution=64)
 
 
 def test_contradicting_bounds_say_what_one_leaves_of_the_other():
@@ -301,6 +303,8 @@ class SlowWhenNarrow:
     ("options", "message"),
     [
         ({"top": 0}, "top 0"),
+        ({"top": 100_001}, r"top 100,001 is more than one answer lists; type 100000 or less"),
+        ({"lambdas": (1.0, 1e308, 1.0)}, r"lambda 1e\+308 is too large to weigh ratings with; type 1e\+100 or less"),
         ({"lambdas": (1.0, 2.0)}, "type 3 numbers"),
         ({"lambdas": (1.0, 2.0, -1.0)}, "none of them negative"),
         ({"max_latency_ms": 3.0}, "needs measured latencies"),
@@ -309,6 +313,13 @@ class SlowWhenNarrow:
 def test_impossible_request_is_one_sentence(options, message):
     with pytest.raises(UsageError, match=message):
         solve(SMALL_NATS, make_table(SMALL_NATS), **options)
+
+
+def test_the_largest_weights_and_ratings_still_find_the_best():
+    generator = random.Random(0)
+    table = make_table(SMALL_NATS, rate=lambda: generator.uniform(-9.9e99, 9.9e99))
+    best = min(everything(SMALL_NATS, table), key=lambda solution: solution.score)
+    assert solve(SMALL_NATS, table, lambdas=(1e100, 1e100, 1e100))[0].arch == best.arch
 
 
 def test_front_against_an_unknown_cost_names_the_known_ones():
