@@ -100,8 +100,11 @@ def save_json(path: Path, value: Any) -> None:
     save_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def load_json(path: Path, what: str = "JSON file") -> Any:
+def load_json(path: Path, what: str = "JSON file", remedy: str = _BACK) -> Any:
     """The value in a JSON file.
+
+    Args:
+        what, remedy: what kind of file it is, and what to do if it is damaged.
 
     Raises:
         UsageError: the file does not exist.
@@ -115,7 +118,7 @@ def load_json(path: Path, what: str = "JSON file") -> Any:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise BossNetError(
-            f"{what} {path} is not valid JSON ({error}); it may be damaged or cut short; {_BACK}"
+            f"{what} {path} is not valid JSON ({error}); it may be damaged or cut short; {remedy}"
         ) from None
 
 

@@ -152,11 +152,16 @@ def load_block(space: Space, stage: Stage, folder: FilePath) -> SupernetBlock:
     """A trained block, as the search saved it. Raises `CheckpointError`."""
     path = folder / f"{stage.name(space)}.safetensors"
     block = make_block(space, stage.block, stage.entry)
+    remedy = "bring the file back from a copy, or search again (--overwrite)"
     try:
-        load_strictly(block, load_weights(path), path)
+        weights = load_weights(path)
     except CheckpointError as error:
         reason = str(error).partition(";")[0]
+        raise CheckpointError(f"a finished block cannot be used: {reason}; {remedy}") from error
+    try:
+        load_strictly(block, weights, path)
+    except CheckpointError as error:
         raise CheckpointError(
-            f"a finished block cannot be used: {reason}; bring the file back from a copy, or search again (--overwrite)"
+            f"a finished block cannot be used: {path} holds other weights than that block of this search has; {remedy}"
         ) from error
     return block

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bossnet_zoo import console
 from bossnet_zoo.checkpoint import SEAL, load_json, save_json, sealed
 from bossnet_zoo.errors import ArchitectureError, CheckpointError, UsageError
 from bossnet_zoo.spaces import Arch, Entry, Space, get_space, space_command
@@ -24,6 +25,8 @@ from bossnet_zoo.spaces import Arch, Entry, Space, get_space, space_command
 FORMAT = 1
 ANY = "any"
 LARGEST = 1e100  # of a rating or an accuracy
+ORIGIN = ("space", "space_options", "method", "data", "seed")  # in ratings.json and config.json: of which search it is
+ANEW = "bring back a copy, or remove it: every block is then trained again"
 _KNOWN = ("format", "space", "lower_is_better", "blocks", SEAL)  # others are kept as they are in `meta`
 
 Ratings = Mapping[str, float]  # by path text
@@ -90,17 +93,28 @@ class RatingTable:
                 _check_paths(space, block, entry, ratings)
 
     def check_origin(self, expected: Mapping[str, Any], file: Path) -> None:
-        """Make sure that `meta` says what `expected` does, for a search that takes over what an earlier one rated.
+        """Make sure that these ratings say what `expected` does, for whoever takes over what an earlier search rated.
 
         Raises:
             CheckpointError: these are the ratings of another search, or `file` was edited.
         """
+        said = {"space": self.space, **self.meta}
         for name, value in json.loads(json.dumps(expected)).items():
-            if self.meta.get(name) != value:
+            if said.get(name) != value:
+                mixed = "config.json and ratings.json are of different searches: " if name in ORIGIN else ""
                 raise CheckpointError(
-                    f"{file}: {name} is {str(self.meta.get(name))[:80]!r}, and in this search it is {value!r}; "
-                    "bring back a copy, or remove it: every block is then trained again"
+                    f"{mixed}{file}: {name} is {str(said.get(name))[:80]!r}, and in this search it is "
+                    f"{str(value)[:80]!r}; {ANEW}"
                 )
+
+    def check_config(self, config: Mapping[str, Any], file: Path) -> None:
+        """Make sure that a search's config.json tells of the search that `file` was rated in, as far as both say.
+
+        Raises:
+            CheckpointError: as `check_origin`.
+        """
+        told = {"space", *self.meta}
+        self.check_origin({name: config[name] for name in ORIGIN if name in config and name in told}, file)
 
     def score(self, space: Space, arch: Arch, lambdas: Sequence[float] | None = None) -> float | None:
         """Weighted sum of the ratings of the architecture's paths, in block order; None where a path has no rating."""
@@ -141,6 +155,8 @@ class RatingTable:
 def read_ratings(path: Path, space: str | None = None) -> RatingTable:
     """The ratings in a file of either form, or in the folder of a search.
 
+    Ratings may be edited; where they no longer fit their checksum, a note says so.
+
     Args:
         space: the name of the space, where the file does not say it.
 
@@ -152,7 +168,11 @@ def read_ratings(path: Path, space: str | None = None) -> RatingTable:
         path = path / "ratings.json"
     if path.name == "ratings.json" and not path.exists() and (path.parent / "config.json").exists():
         raise UsageError(f"{path} does not exist yet: the search has not ended; bossnet search --resume {path.parent}")
-    return ratings_from_json(load_json(path, "ratings file"), str(path), space)
+    value = load_json(path, "ratings file")
+    table = ratings_from_json(value, str(path), space)
+    if SEAL in value and value[SEAL] != sealed(value)[SEAL]:
+        console.note_once(f"{path} is not as it was written, for its checksum does not fit; used is what it says now")
+    return table
 
 
 def ratings_from_json(value: Any, name: str = "ratings", space: str | None = None) -> RatingTable:

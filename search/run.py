@@ -38,7 +38,7 @@ from bossnet_zoo.checkpoint import (
     sha256,
 )
 from bossnet_zoo.datasets import ImageSet, open_images
-from bossnet_zoo.errors import BossNetError, UsageError
+from bossnet_zoo.errors import BossNetError, CheckpointError, UsageError
 from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Path, Space, describe_in_words, program_for
 
@@ -46,10 +46,10 @@ from .compiling import check_compiler, uncompiled
 from .distillation import DistillationTraining, check_teacher
 from .prefix import Chain, FrozenPrefix, Stage, load_prefix, stages_of_block
 from .rating import LEARNED, BlockRatings
-from .rating_table import RatingTable, read_ratings
+from .rating_table import ANEW, RatingTable, ratings_from_json, read_ratings
 from .report import write_report
 from .rotation import RotationTraining, rate_by_marginals
-from .run_folder import FORMAT, empty_folder, resume_settings
+from .run_folder import FORMAT, empty_folder, read_config, resume_settings
 from .settings import SearchSettings
 from .solver import Solution, solve
 from .stage import BlockTraining, Setup, Training, calibration_views, check_num_paths
@@ -209,7 +209,7 @@ def _load_table(setup: Setup) -> RatingTable:
     """Ratings of the stages finished so far; an empty table at the start.
 
     Raises:
-        CheckpointError: they are another search's, or were edited since.
+        BossNetError: they are another search's, or were edited or damaged since.
     """
     settings, split = setup.settings, load_json(setup.out / "split.json", "split file")
     drawn = {"drawn": split["drawn"], SEAL: split[SEAL]}
@@ -224,10 +224,14 @@ def _load_table(setup: Setup) -> RatingTable:
     }
     file = setup.out / "ratings.json"
     if file.exists():
-        table = read_ratings(file)
-        table.check(setup.space)
-        table.check_origin(meta, file)
-        check_seal(load_json(file), file, "bring back a copy, or remove it: every block is then trained again")
+        stored = load_json(file, "ratings file", ANEW)
+        try:
+            table = ratings_from_json(stored, str(file))
+            table.check_origin({"space": settings.space, **meta}, file)
+            table.check(setup.space)
+        except UsageError as error:
+            raise CheckpointError(f"{str(error).partition(';')[0]}; {ANEW}") from error
+        check_seal(stored, file, ANEW)
         return table
     return RatingTable(settings.space, tuple({} for _ in range(setup.space.num_blocks)), meta=meta)
 
@@ -372,10 +376,12 @@ def search_progress(run: FilePath) -> tuple[Space, RatingTable]:
 
     Raises:
         UsageError: `run` is no search.
-        BossNetError: no block is finished yet.
+        BossNetError: no block is finished yet, or the ratings are of another search.
     """
-    settings = resume_settings(run)
-    if not (run / "ratings.json").exists():
+    settings, file = resume_settings(run), run / "ratings.json"
+    if not file.exists():
         command = f"{program_for(settings.space)} search --resume {run}"
         raise BossNetError(f"{run} has no ratings yet; finish the search with: {command}")
-    return settings.make_space(), read_ratings(run / "ratings.json")
+    table = read_ratings(file)
+    table.check_config(read_config(run), file)
+    return settings.make_space(), table

@@ -91,7 +91,7 @@ def read_run(folder: Path) -> RunRecord:
 
     Raises:
         UsageError: the folder is no run directory of a search.
-        BossNetError: one of its files is damaged.
+        BossNetError: one of its files is damaged, or its ratings are of another search.
     """
     if not (folder / "config.json").is_file():
         what = "holds no config.json, so it is not the run directory of a search" if folder.is_dir() else "is no folder"
@@ -100,11 +100,14 @@ def read_run(folder: Path) -> RunRecord:
     if not isinstance(config, dict) or not isinstance(config.get("space"), str):
         raise UsageError(f"{folder} is not the run directory of a search: its config.json names no space")
     ratings = folder / "ratings.json"
+    table = read_ratings(ratings) if ratings.exists() else None
+    if table is not None:
+        table.check_config(config, ratings)
     return RunRecord(
         folder=folder,
         config=config,
         metrics=read_jsonl(folder / "metrics.jsonl"),
-        table=read_ratings(ratings) if ratings.exists() else None,
+        table=table,
         architectures=_read_architectures(folder / "architectures.json"),
         demo=_read_object(folder / "demo.json", ("architecture", "reference", "retrained")),
         ranking=_read_object(folder / "ranking.json", ("n", "points", "baselines", "kendall")),

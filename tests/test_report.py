@@ -13,7 +13,7 @@ from example_run import REFERENCE, add_ranking, make_demo, make_search
 from searching import CPU
 from tiny_search import tiny_settings, write_images
 
-from bossnet_zoo.checkpoint import load_json, read_jsonl, save_json
+from bossnet_zoo.checkpoint import load_json, read_jsonl, save_json, sealed
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.search.report import (
     format_count,
@@ -207,6 +207,7 @@ def test_the_page_says_how_each_method_trains(tmp_path, method, training):
     config = load_json(run / "config.json")
     config["settings"] |= {"num_paths": 4 if method == "bossnas" else 1, "method": method}
     save_json(run / "config.json", {**config, "method": method})
+    save_json(run / "ratings.json", sealed(load_json(run / "ratings.json") | {"method": method}))
     text = page_of(run).text
     assert all(sentence in text for sentence in training)
 
@@ -215,6 +216,7 @@ def test_space_of_the_users_own_is_reported_without_a_drawing(tmp_path):
     run = make_search(tmp_path / "run")
     config = load_json(run / "config.json") | {"space": "towers"}
     save_json(run / "config.json", config)
+    save_json(run / "ratings.json", sealed(load_json(run / "ratings.json") | {"space": "towers"}))
     save_json(run / "architectures.json", [{"architecture": "2~3~4", "score": 1.5, "madds": 5e6, "params": 7000}])
     page = page_of(run)
     assert "architecture" not in page.ids
@@ -256,6 +258,7 @@ def test_hostile_names_are_only_text(tmp_path):
     attack = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\x00\x1b"
     config = load_json(run / "config.json")
     save_json(run / "config.json", config | {"data": attack, "runtime": attack, "method": attack, "version": attack})
+    save_json(run / "ratings.json", sealed(load_json(run / "ratings.json") | {"method": attack}))
     story = load_json(run / "demo.json")
     story["retrained"][0]["name"] = attack
     story["commands"] = [[attack, attack]]

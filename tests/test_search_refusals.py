@@ -80,7 +80,7 @@ def test_resuming_with_the_ratings_of_another_search_is_an_error(whole_search, t
     run = Path(shutil.copytree(whole_search, tmp_path / "run"))
     save_json(run / "ratings.json", load_json(run / "ratings.json") | {"seed": 1})
     with pytest.raises(
-        CheckpointError, match=r"ratings\.json: seed is '1', and in this search it is 0; bring back a copy"
+        CheckpointError, match=r"ratings\.json: seed is '1', and in this search it is '0'; bring back a copy"
     ):
         search(resume_settings(run), run, CPU)
 
