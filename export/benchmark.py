@@ -38,6 +38,7 @@ RUNTIMES: dict[str, tuple[str, ...]] = {
 }
 ON_CPU = ("torch", "onnx")
 DEVICES = {"onnx": "cpu", "onnx-cuda": "cuda", "onnx-trt": "tensorrt"}  # of `open_session`
+BATCHES = (1, 8)  # measured unless told otherwise
 BURST = 5  # calls
 SHOWN = Tolerance(None, 0.0)  # a benchmark shows differences, and judges none
 
@@ -85,7 +86,7 @@ def benchmark_network(
     folder: Path,
     *,
     runtimes: Sequence[str] = ("torch", "onnx"),
-    batches: Sequence[int] = (1, 8),
+    batches: Sequence[int] = BATCHES,
     threads: int = 0,
     calibration: str | None = None,
     seconds: float = 3.0,
@@ -126,9 +127,16 @@ def benchmark_network(
     return sorted(rows, key=lambda row: (order[row.runtime, row.precision], row.batch or 0))
 
 
-def benchmark_file(path: Path, *, batches: Sequence[int], device: str, threads: int, seconds: float) -> list[Row]:
-    """Measure one exported file; its difference to PyTorch is what was found when it was exported, if that is there."""
+def benchmark_file(
+    path: Path, *, batches: Sequence[int] | None, device: str, threads: int, seconds: float
+) -> list[Row]:
+    """Measure one exported file; its difference to PyTorch is what was found when it was exported, if that is there.
+
+    Without `batches` it is measured at `BATCHES`, or at the nearest that it takes.
+    """
     session = open_session(path, device, threads=threads)
+    smallest, largest = session.batches
+    batches = batches or sorted({min(max(batch, smallest), largest) for batch in BATCHES})
     recorded = _recorded(path)
     what_ran = session.runtime + ("; compared with PyTorch when it was exported" if recorded else "")
     options = GraphOptions(pixels=session.metadata.pixels)

@@ -11,7 +11,7 @@ from bossnet_zoo import console
 from bossnet_zoo.checkpoint import check_folder
 from bossnet_zoo.commands import TRAIN_EXAMPLE, AsJson, NetworkOptions, Weights, command, complete_model, parse_options
 from bossnet_zoo.console import print_json
-from bossnet_zoo.errors import NoWeightsError, UsageError
+from bossnet_zoo.errors import BossNetError, NoWeightsError, UsageError
 
 if TYPE_CHECKING:
     from .pipeline import Request
@@ -137,7 +137,9 @@ def benchmark(
             "commas; or all. By default torch,onnx."
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(metavar="SIZES", help="Images at once, with commas.")] = "1,8",
+    batch: Annotated[
+        str | None, typer.Option(metavar="SIZES", help="Images at once, with commas; by default 1,8, or a file's own.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Of the CPU; 0 for all cores.")] = 0,
     peers: Annotated[str | None, typer.Option(help="timm models to measure beside it, untrained, with commas.")] = None,
     seconds: Annotated[float, typer.Option(help="Of measuring, for each runtime and batch size.")] = 3.0,
@@ -170,14 +172,14 @@ def benchmark(
         for name, value in (given | {"--untrained": untrained}).items():
             if value:
                 raise UsageError(f"{model} is exported as it is; leave out {name}, or give the network it came from")
-        batches = _numbers(batch)
+        batches = None if batch is None else _numbers(batch)
         rows = benchmark_file(Path(model), batches=batches, device=device or "auto", threads=threads, seconds=seconds)
     else:
         if device:
             raise UsageError(
                 "--device is for exported files; a network is measured where --formats says, as in onnx-cuda"
             )
-        settings: dict[str, Any] = {"batches": _numbers(batch), "threads": threads, "seconds": seconds}
+        settings: dict[str, Any] = {"batches": _numbers(batch or "1,8"), "threads": threads, "seconds": seconds}
         networks = {_name(model): _open(model, weights, option, untrained)}
         networks |= {peer: _open(peer, None, None, True) for peer in (peers.split(",") if peers else ())}
         rows = _measure(networks, formats or "torch,onnx", {**settings, "calibration": calib})
@@ -185,6 +187,9 @@ def benchmark(
         print_json([dataclasses.asdict(row) for row in rows])
     else:
         print(comma_separated(rows) if as_csv else markdown(rows), end="" if as_csv else "\n")
+    if all(row.median_ms is None for row in rows):
+        reasons = "; ".join(dict.fromkeys(row.note for row in rows))
+        raise BossNetError(f"nothing of {model} was measured: {reasons}")
 
 
 def _measure(networks: dict[str, Any], formats: str, settings: dict[str, Any]) -> list[Any]:
