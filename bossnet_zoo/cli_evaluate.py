@@ -175,17 +175,21 @@ def _open_classifier(
     from .evaluate import Classifier
     from .export.metadata import UNTRAINED_NOTE
     from .export.sessions import is_exported, open_session, predictor
+    from .fresh import FRESH_NOTE, warn_of_fresh
     from .runs import open_model
 
     if not is_exported(model):
-        return Classifier.of(open_model(model, weights, **options), runtime, model, input_size)
+        network = open_model(model, weights, **options)
+        if runtime.is_main:
+            warn_of_fresh(network, model)
+        return Classifier.of(network, runtime, model, input_size)
     if weights or options:
         raise UsageError(f"{model} is exported as it is; leave out --weights and --option")
     if runtime.amp_dtype != torch.float32:
         raise UsageError(f"{model} has its precision in its graph; leave out --precision")
     session = open_session(model, device)
-    if UNTRAINED_NOTE in session.metadata.notes:
-        console.note(f"{model}: {UNTRAINED_NOTE}")
+    for note in {UNTRAINED_NOTE, FRESH_NOTE}.intersection(session.metadata.notes):
+        console.note(f"{model}: {note}")
     preprocessing = session.metadata.data_config
     if input_size:  # for files of --dynamic-size; the others refuse it
         preprocessing["input_size"] = (preprocessing["input_size"][0], input_size, input_size)

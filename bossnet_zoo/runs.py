@@ -23,13 +23,15 @@ from .models.weights import LOCAL_WEIGHTS, load_strictly, read_weights
 from .preprocessing import check_preprocessing
 from .recipes import Recipe
 from .spaces import Arch, HyTraArch, MBConvArch, NatsArch, parse_arch
+from .strange_folders import BEST, no_run
 
-WEIGHTS = {"best": "best.safetensors", "model": "last.safetensors", "ema": "last_ema.safetensors"}
+WEIGHTS = {"best": BEST, "model": "last.safetensors", "ema": "last_ema.safetensors"}
 ROLE = "file"  # metadata of a run's weights: the name of the file they were written as
 _GENERIC_NAMES = {HyTraArch: "hytra", MBConvArch: "mbconv", NatsArch: "nats_size"}
 CONFIG = "config.json"
 LOCAL = "local-dir:"  # timm's prefix of a folder with config.json and model.safetensors
 _NAMES = "the bossnet names: bossnet list; an architecture and the folder of a training run work too"
+_MAKE_ONE = "make one with: bossnet train MODEL --data DATA --out RUN"
 _WEIGHTS_FILES = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
 _FORMS: dict[str, Any] = {"hytra": HyTraArch, "mbconv": MBConvArch, "nats": NatsArch}  # by the space in front
 
@@ -53,7 +55,7 @@ def resolve_model(model: str | Arch, options: Mapping[str, Any] | None = None) -
         return _GENERIC_NAMES[type(model)], {"arch": str(model), **options}
     if is_model(model) or model.startswith(("hf-hub:", LOCAL)):
         return model, options
-    if _is_local(Path(model)):
+    if is_local(Path(model)):
         return f"{LOCAL}{model}", options
     space, colon, text = model.partition(":")
     if colon and space in _FORMS:
@@ -71,8 +73,10 @@ def _check_path(model: str) -> None:
         raise UsageError(f"{model} does not exist; give a run's folder, or a network's name with --weights FILE")
     if path.suffix in _WEIGHTS_FILES:
         raise UsageError(f"{model} does not say which network it is of; type its name, and --weights {model}")
-    if not model or path.exists():
-        raise UsageError(f"{_no_run(path) if model else 'the name of the model is empty'}; {_NAMES}")
+    if not model:
+        raise UsageError(f"the name of the model is empty; {_NAMES}")
+    if path.exists():
+        raise no_run(path, _NAMES)
     if "/" in model:
         raise UsageError(f"{model} does not exist; give a run's folder or a network's name; names: bossnet list")
 
@@ -164,10 +168,10 @@ def is_run(path: str | Path) -> bool:
     path = Path(path)
     if not (path.is_dir() or (path.suffix == ".safetensors" and path.exists())):
         return False
-    return _config_file(path).is_file() and not _is_local(_config_file(path).parent)
+    return _config_file(path).is_file() and not is_local(_config_file(path).parent)
 
 
-def _is_local(folder: Path) -> bool:
+def is_local(folder: Path) -> bool:
     """Whether a folder holds a network in timm's form, as `bossnet extract` and `bossnet publish` write it."""
     return (folder / CONFIG).is_file() and (folder / LOCAL_WEIGHTS).is_file()
 
@@ -184,22 +188,15 @@ def load_config(path: str | Path) -> dict[str, Any]:
     """
     file = _config_file(Path(path))
     if not file.exists():
-        raise UsageError(f"{_no_run(Path(path))}; make one with: bossnet train MODEL --data DATA --out RUN")
+        raise no_run(Path(path), _MAKE_ONE)
     config = load_json(file, "run's settings")
     if not isinstance(config, dict) or config.get("kind") != "train":
-        raise UsageError(f"{_no_run(file.parent)}; make one with: bossnet train MODEL --data DATA --out RUN")
+        raise no_run(file.parent, _MAKE_ONE)
     check_fields(RunConfig, config, f"{file}: the run's settings")
     check_preprocessing(config["preprocessing"], f"{file}: preprocessing")
     with reading(file, "run's settings"):
         Recipe.from_json(config["recipe"])
     return config
-
-
-def _no_run(path: Path) -> str:
-    """That a folder is no training run, and which of those in it are: a demo's folder holds two."""
-    within = [file.parent for file in sorted([*path.glob("*/config.json"), *path.glob("*/*/config.json")])]
-    runs = [f"{folder}" for folder in within if (folder / WEIGHTS["best"]).exists()]
-    return f"{path} is no training run" + (f", but holds {' and '.join(runs[:3])}" if runs else "")
 
 
 def find_origin(
@@ -221,7 +218,7 @@ def find_origin(
         config, path = load_config(model), Path(model)
         weights = path / WEIGHTS["best"] if path.is_dir() else path
         return config["model"], config["model_options"] | options, weights
-    if model.startswith(LOCAL) or _is_local(Path(model)):
+    if model.startswith(LOCAL) or is_local(Path(model)):
         folder = Path(model.removeprefix(LOCAL))
         pretrained = pretrained or not model.startswith(LOCAL)
         config = _check_local(folder)
@@ -360,6 +357,7 @@ def _with_file(model: str | Arch, file: str, options: Mapping[str, Any]) -> nn.M
     if classifier is not None and len(classifier) != network.num_classes:
         network.reset_classifier(len(classifier))
     load_strictly(network, weights, file)
+    network.pretrained_cfg.pop("notes", None)  # on the weights that these replace
     return network.eval()
 
 

@@ -91,6 +91,8 @@ def export(
         return
     if model is None:
         raise UsageError("the model is missing; for instance: bossnet export bossnet_t0 --onnx --out deploy")
+    from bossnet_zoo.fresh import warn_of_fresh
+
     from .graph import GraphOptions
     from .pipeline import Request, default_opset, export_network, parse_range, tolerance_for
     from .tensorrt import BUILDERS, EngineOptions
@@ -124,6 +126,7 @@ def export(
     request.check()
     check_folder(out)
     network = _open(model, weights, option, untrained)
+    warn_of_fresh(network, model)
     _print_reports(export_network(network, _name(model), out, request), as_json, triton and triton / _name(model))
 
 
@@ -157,10 +160,7 @@ def benchmark(
 
     Beside it its size, and the difference to PyTorch.
     """
-    import dataclasses
-
     from .benchmark import benchmark_file
-    from .benchmark_table import comma_separated, markdown
     from .sessions import is_exported
 
     if as_json and as_csv:
@@ -183,13 +183,21 @@ def benchmark(
         networks = {_name(model): _open(model, weights, option, untrained)}
         networks |= {peer: _open(peer, None, None, True) for peer in (peers.split(",") if peers else ())}
         rows = _measure(networks, formats or "torch,onnx", {**settings, "calibration": calib})
+    _print_rows(rows, as_json, as_csv)
+    if all(row.median_ms is None for row in rows):
+        reasons = "; ".join(dict.fromkeys(row.note for row in rows))
+        raise BossNetError(f"nothing of {model} was measured: {reasons}")
+
+
+def _print_rows(rows: list[Any], as_json: bool, as_csv: bool) -> None:
+    import dataclasses
+
+    from .benchmark_table import comma_separated, markdown
+
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
     else:
         print(comma_separated(rows) if as_csv else markdown(rows), end="" if as_csv else "\n")
-    if all(row.median_ms is None for row in rows):
-        reasons = "; ".join(dict.fromkeys(row.note for row in rows))
-        raise BossNetError(f"nothing of {model} was measured: {reasons}")
 
 
 def _measure(networks: dict[str, Any], formats: str, settings: dict[str, Any]) -> list[Any]:
@@ -227,6 +235,7 @@ def publish(
     """
     from .hub import upload, write_repository
 
+    _check_publishable(model)
     folder = out or Path(f"{repo.rpartition('/')[2]}-hub")
     check_folder(folder)
     publication = write_repository(model, repo, folder, weights=weights, onnx=onnx, license=license)
@@ -242,6 +251,26 @@ def publish(
     else:
         print(publication.url)
         console.note(f'next: import bossnet_zoo, timm; timm.create_model("hf-hub:{repo}", pretrained=True)')
+
+
+def _check_publishable(model: str) -> None:
+    """Raise `UsageError` for what looks like a network to publish, and is none; what is, `write_repository` knows."""
+    from bossnet_zoo.fresh import is_fresh
+    from bossnet_zoo.runs import build_model, is_local, is_run
+
+    from .sessions import is_exported
+
+    if is_exported(model):
+        raise UsageError(f"{model} is an exported file; publish the run that it came from, and type --onnx to add one")
+    folder = Path(model.removeprefix("local-dir:"))
+    if is_run(folder) or not is_local(folder):
+        return
+    if is_fresh(build_model(f"local-dir:{folder}")):
+        raise UsageError(
+            f"{folder} was extracted from a search, and its classifier is fresh; train it, and publish that run: "
+            f"bossnet train {folder} --data DATA --recipe bossnet-t --out RUN"
+        )
+    raise UsageError(f"{folder} is in the Hub's form already; send it with: hf upload ORG/NAME {folder}")
 
 
 def _precision(**flags: bool) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 
 from bossnet_zoo.checkpoint import hash_tensors
 from bossnet_zoo.errors import BossNetError, UsageError
+from bossnet_zoo.fresh import FRESH_NOTE, is_fresh
 
 from .extras import need
 
@@ -102,7 +103,7 @@ class Metadata:
             interpolation=config["interpolation"],
             class_names=tuple(class_names),
             weights_sha256=hash_weights(model),
-            notes=(UNTRAINED_NOTE,) if pretrained_cfg.get("tag") == UNTRAINED else (),
+            notes=(UNTRAINED_NOTE,) if pretrained_cfg.get("tag") == UNTRAINED else (FRESH_NOTE,) * is_fresh(model),
             versions=_installed(_PACKAGES),
         )
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bossnet_zoo.checkpoint import check_folder, is_leftover, load_json, reading
 from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import CheckpointError, UsageError
+from bossnet_zoo.fresh import mark_fresh
 from bossnet_zoo.models import build
 from bossnet_zoo.models.weights import LOCAL_WEIGHTS
 from bossnet_zoo.recipes import BOSSNET_M, BOSSNET_T
@@ -93,6 +94,7 @@ def extract(run: FilePath, architecture: str | None, out: FilePath, runtime: Run
     model.load_state_dict(inherit(run, text, runtime, num_classes).state_dict())
     cfg: Any = model.pretrained_cfg
     cfg["input_size"] = (cfg["input_size"][0], *[resume_settings(run).resolution] * 2)  # that of its weights
+    mark_fresh(model)
     save_local(out, model, arguments)
     return text
 
