@@ -213,6 +213,8 @@ def train(
         )
     from dataclasses import asdict
 
+    from .evaluate import accuracy_text
+    from .runs import load_config
     from .runtime import Runtime
     from .train import train as train_network  # seconds; what is missing was said before
 
@@ -228,8 +230,9 @@ def train(
     if as_json:
         print_json({**asdict(result), "weights": str(result.weights)})
         return
-    print(f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %")
-    print(f"average weights: top-1 {result.ema_top1:.2f} %, top-5 {result.ema_top5:.2f} %")
+    count = load_config(out)["num_classes"]
+    print(accuracy_text(result.top1, result.top5, count))
+    print(f"average weights: {accuracy_text(result.ema_top1, result.ema_top5, count)}")
     console.note(f"{result.seconds:.0f} s; the weights, config and metrics are in {out}")
     run = shlex.quote(str(out))
     console.note(f"next: bossnet eval {run}; bossnet predict {run} IMAGE; bossnet export {run}")

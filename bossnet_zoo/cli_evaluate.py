@@ -78,7 +78,7 @@ def evaluate(
     from dataclasses import asdict
 
     from .datasets import open_images
-    from .evaluate import measure_accuracy, timm_row, write_evaluation
+    from .evaluate import accuracy_text, measure_accuracy, timm_row, write_evaluation
     from .runs import is_run, load_config
     from .runtime import Runtime
 
@@ -104,7 +104,8 @@ def evaluate(
     if as_json:
         print_json({**row, **asdict(accuracy), **about})
         return
-    print(f"top-1 {accuracy.top1:.2f} %, top-5 {accuracy.top5:.2f} %, {accuracy.images_per_second:.1f} images/s")
+    figures = accuracy_text(accuracy.top1, accuracy.top5, len(classifier.class_names))
+    print(f"{figures}, {accuracy.images_per_second:.1f} images/s")
     whose = f", weights: {weights}" if weights else ""
     console.note(f"{accuracy.images:,} images of {data}, part {part}{whose}")
     console.note(f"written to {folder / 'eval.json'} and eval.csv")

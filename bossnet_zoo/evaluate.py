@@ -94,6 +94,16 @@ def measure_accuracy(
     return Accuracy(100 * top1 / count, 100 * top5 / count, loss_sum / count, int(count), count / seconds)
 
 
+def has_top5(num_classes: int) -> bool:
+    """Whether top-5 accuracy says anything: of five classes or fewer it is 100 %. 0 stands for an unknown number."""
+    return not 0 < num_classes <= 5
+
+
+def accuracy_text(top1: float, top5: float, num_classes: int) -> str:
+    """Accuracies in one line; without top-5 where it says nothing."""
+    return f"top-1 {top1:.2f} %" + (f", top-5 {top5:.2f} %" if has_top5(num_classes) else "")
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A network ready for images, whatever runs it.

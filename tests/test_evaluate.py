@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tiny_training import write_pictures
 from typer.testing import CliRunner
 
 from bossnet_zoo import cli
+from bossnet_zoo.checkpoint import load_json
 from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import CheckpointError, DataError, UsageError
 from bossnet_zoo.evaluate import Accuracy, Classifier, classify, measure_accuracy, timm_row
@@ -262,6 +264,17 @@ def test_a_trained_run_is_evaluated_by_its_folder_alone(trained, tmp_path):
         ("best", "digits", "test"),
         ("ema", "digits", "test"),
     ]
+
+
+def test_top5_is_printed_of_more_than_five_classes_alone(trained, tmp_path):
+    assert ", top-5 " in run("eval", str(trained), "--out", str(tmp_path))
+    small = ("--recipe", "bossnet-t", "--smoke", "--epochs", "1", "--image-size", "16", "--global-batch", "8")
+    arguments = ("4c-8c", "--option", "base_width=4", "--data", str(write_pictures(tmp_path / "two")), *small)
+    text = run("train", *arguments, "--out", str(tmp_path / "run"))
+    assert "top-5" not in text
+    assert [line.split("top-1")[0] for line in text.splitlines()] == ["", "average weights: "]
+    assert "top-5" not in run("eval", str(tmp_path / "run"))
+    assert load_json(tmp_path / "run" / "eval.json")["top5"] == 100  # programs find it as ever
 
 
 def test_an_older_table_of_evaluations_gains_columns(trained, tmp_path):
