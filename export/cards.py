@@ -10,7 +10,7 @@ import importlib.resources
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bossnet_zoo.checkpoint import load_json, reading, save_text
 from bossnet_zoo.errors import unknown
+from bossnet_zoo.evaluate import has_top5
 from bossnet_zoo.runs import load_config
 
+from .provenance import beginning_of, public_name
 from .report import ExportReport
 
 PROJECT = "https://github.com/changlin31/BossNAS"
@@ -202,21 +204,29 @@ def run_card(
         license: the Hub's name of the licence that the owner of the weights gives.
     """
     about = _about_network(model)
-    recipe, data = config["recipe"], config["data"]
+    recipe, data = config["recipe"], public_name(config["data"])
     evaluations, source = _run_evaluation(run, weights, about["input_size"][-1])
-    hub_name = data.removeprefix("hf:") if data.startswith("hf:") else None
+    if not has_top5(about["num_classes"]):
+        evaluations = tuple(replace(evaluation, top5=None) for evaluation in evaluations)
+    beginning = beginning_of(config, published())
+    hub_name = data.removeprefix("hf:").partition(":")[0] if data.startswith("hf:") else None
     return Card(
         title=repo.partition("/")[2],
         summary=f"{about['architecture']}, trained on {data} with bossnet-zoo.",
         load_name=f"hf-hub:{repo}",
         license=license,
-        license_text=license,
+        license_text=(
+            f"{license}, as whoever trained it says; the authors' weights that it began with carry none of their own"
+            if beginning.is_release
+            else license
+        ),
         use=f"Classifying images like those of {data}, and as a beginning for fine-tuning on others.",
         datasets=(hub_name,) if hub_name else (),
         training=(
             f"`bossnet train` on {data}, recipe {recipe['name']}: epochs {recipe['epochs']}, {recipe['global_batch']} "
-            f"images a step, {recipe['image_size']} pixels, seed {config['seed']}. Everything that decides the result "
-            "is in the run's config.json."
+            f"images a step, {recipe['image_size']} pixels, seed {config['seed']}. {beginning.text} All settings are "
+            "in the run's own config.json, which stays with the run; the config.json of this repository is timm's "
+            "description of the network."
         ),
         evaluated_on=f"the test part of {data}",
         dataset=hub_name or data,
@@ -267,7 +277,8 @@ def render(card: Card) -> str:
     text = (importlib.resources.files("bossnet_zoo.model_cards") / "card.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     costs = ", ".join(f"{_quantity(madds)} at {size} pixels" for size, madds in card.madds.items())
-    return environment.from_string(text).render(card=card, costs=costs, front_matter=front_matter(card).to_yaml())
+    values = {"costs": costs, "has_top5": has_top5(card.num_classes), "front_matter": front_matter(card).to_yaml()}
+    return environment.from_string(text).render(card=card, **values)
 
 
 def _quantity(number: int) -> str:

@@ -20,6 +20,7 @@ from .images import calibration_batches
 from .metadata import Metadata
 from .onnx import write_onnx
 from .precision import MIN_OPSET, check_opset
+from .provenance import public_name
 from .report import TOLERANCES, ExportReport, Tolerance
 from .tensorrt import EngineOptions, EngineReport, Range, build_engine, open_builder
 from .triton import write_triton
@@ -139,7 +140,7 @@ def export_network(model: nn.Module, name: str, out: Path, request: Request) -> 
     if request.precision == "int8" and count < FEW_IMAGES:
         console.note(f"INT8 learns its ranges from {count} images alone; {FEW_IMAGES} or more are usual")
     if request.precision == "int8":
-        metadata = replace(metadata, notes=(*metadata.notes, f"calibrated on {count} images of {request.calibration}"))
+        metadata = replace(metadata, notes=(*metadata.notes, _calibrated(count, request)))
     traced = trace(model, metadata, graph)
     reports: list[ExportReport | EngineReport] = []
     for runtime in _runtimes(request):
@@ -163,6 +164,10 @@ def export_network(model: nn.Module, name: str, out: Path, request: Request) -> 
         engines = [report.file for report in reports if report.file.name.endswith(ENGINE_SUFFIX["tensorrt"])]
         write_triton(request.triton, name, engines[0] if engines else reports[0].file)
     return reports
+
+
+def _calibrated(count: int, request: Request) -> str:
+    return f"calibrated on {count} images of {public_name(str(request.calibration))}"
 
 
 def _metadata(model: nn.Module, input_size: int | None) -> Metadata:
