@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 
 from bossnet_zoo import __version__
 from bossnet_zoo.checkpoint import reading, save_text
+from bossnet_zoo.commands import parse_amount
 from bossnet_zoo.drawing import KINDS, diagram
 from bossnet_zoo.errors import ArchitectureError, UsageError
 from bossnet_zoo.spaces import options_in_words, program_for, space_names
@@ -26,6 +27,7 @@ from . import report_figures as figures
 from .report_ranking import draw_epochs, draw_intervals, draw_points, rank_rows
 from .run_record import RunRecord, read_run
 from .settings import drawn_in_a_step
+from .solver import pareto
 from .svg import FIGURE_STYLE, PALETTE, standalone
 
 SPACES = {"hytra": "HyTra", "mbconv": "MBConv", "nats": "NATS-Bench S_S"}
@@ -275,10 +277,21 @@ def _commands(record: RunRecord) -> list[tuple[str, str]]:
     ratings = record.folder / "ratings.json"
     commands = [("Every worthwhile trade-off of score and cost", f"{program} solve --ratings {ratings} --pareto")]
     if record.architectures:
-        budget = format_count(0.8 * record.architectures[0]["madds"]).replace(" ", "")
-        command = f"{program} solve --ratings {ratings} --max-madds {budget} --top 5"
-        commands.append(("The best that take a fifth less arithmetic", command))
+        assert record.space is not None
+        most = record.architectures[0]["madds"]
+        if budget := _budget_between(pareto(record.space, record.finished_table)[-1].cost.madds, most):
+            command = f"{program} solve --ratings {ratings} --max-madds {budget} --top 5"
+            commands.append(("The best that take less arithmetic: half-way down to the least", command))
     return commands
+
+
+def _budget_between(least: int, most: int) -> str:
+    """An amount half-way between two costs, in few digits if they leave room; nothing where there is none below."""
+    if least >= most:
+        return ""
+    amount = format_count((least + most) / 2).replace(" ", "")
+    rounded = parse_amount(amount, "--max-madds") or 0
+    return amount if least <= rounded < most else str((least + most) // 2)
 
 
 # --- how figures are written

@@ -14,13 +14,13 @@ from searching import CPU
 from tiny_search import tiny_settings, write_images
 
 from bossnet_zoo.checkpoint import load_json, read_jsonl, save_json, sealed
+from bossnet_zoo.commands import parse_amount
 from bossnet_zoo.errors import BossNetError, UsageError
-from bossnet_zoo.search.report import (
-    format_count,
-    write_report,
-)
+from bossnet_zoo.search.report import _budget_between, format_count, write_report
 from bossnet_zoo.search.report_ranking import draw_points
 from bossnet_zoo.search.run import start_run
+from bossnet_zoo.search.run_record import read_run
+from bossnet_zoo.search.solver import pareto, solve
 
 SVG = "{http://www.w3.org/2000/svg}"
 SECTIONS = {"architecture", "headline", "searched", "losses", "ratings", "choice", "commands", "provenance"}
@@ -105,6 +105,33 @@ def test_single_pieces_appear_with_their_data(demo, tmp_path):
     page = page_of(run)
     assert "retraining" in page.ids  # the trainings' own records are still there
     assert "Test accuracy" not in page.text
+
+
+@pytest.mark.parametrize("space", ["hytra", "nats"])
+def test_the_command_with_a_bound_is_one_that_solve_takes(tmp_path, space):
+    run = make_search(tmp_path / "run", space)
+    (budget,) = re.findall(r"--max-madds (\S+) --top 5", page_of(run).text)
+    record = read_run(run)
+    found = solve(record.space, record.table, max_madds=parse_amount(budget, "--max-madds"))
+    assert found[0].cost.madds < record.architectures[0]["madds"]
+
+
+def test_no_command_bounds_what_cannot_cost_less(tmp_path):
+    run = make_search(tmp_path / "run", "nats")
+    record = read_run(run)
+    cheapest = pareto(record.space, record.table)[-1]
+    save_json(run / "architectures.json", [cheapest.to_json()])
+    text = page_of(run).text
+    assert "--pareto" in text
+    assert "--max-madds" not in text
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "written"),
+    [(4_000_000, 6_000_000, "5.00M"), (1_000_001, 1_000_003, "1000002"), (7, 8, "7"), (5, 5, ""), (9, 5, "")],
+)
+def test_a_bound_lies_between_two_costs(least, most, written):
+    assert _budget_between(least, most) == written
 
 
 def test_figures_of_the_run_are_on_the_page(demo, demo_html):
