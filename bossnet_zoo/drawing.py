@@ -8,6 +8,7 @@ of the BossNAS paper do for HyTra: layers from left to right, scales from top to
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,12 +55,13 @@ class Diagram:
         return sum(node.kind for node in self.layers) / len(self.layers)
 
 
-def diagram(architecture: object, space: str | None = None) -> Diagram:
+def diagram(architecture: object, space: str | None = None, widths: Sequence[int] = WIDTHS) -> Diagram:
     """The diagram of an architecture, or of a path through one block.
 
     Args:
         architecture: of any of the three spaces, or its written form.
         space: name of its space; by default the written form decides, as it can for all but the shortest paths.
+        widths: those that a layer of a nats space can choose.
 
     Raises:
         ArchitectureError: the written form is that of no space, or of another one than `space`.
@@ -70,7 +72,7 @@ def diagram(architecture: object, space: str | None = None) -> Diagram:
     if space not in _DIAGRAMS:
         known = ", ".join(_DIAGRAMS)
         raise ArchitectureError(f"{text!r} is of space {space!r}, which has no drawing; these have one: {known}")
-    return _DIAGRAMS[space](text)
+    return _nats(text, widths) if space == "nats" else _DIAGRAMS[space](text)
 
 
 def _hytra(text: str) -> Diagram:
@@ -92,12 +94,12 @@ def _mbconv(text: str) -> Diagram:
     )
 
 
-def _nats(text: str) -> Diagram:
+def _nats(text: str, allowed: Sequence[int] = WIDTHS) -> Diagram:
     widths = read_widths(text, what="architecture")
-    check_widths(widths, what=f"architecture {text!r}")
+    check_widths(widths, what=f"architecture {text!r}", allowed=allowed)
     # Which layers reduce is known of a whole network only.
     reductions = REDUCTIONS if len(widths) == len(REDUCTIONS) else (False,) * len(widths)
-    rows = tuple(reversed(WIDTHS))
+    rows = tuple(sorted(allowed, reverse=True))
     return Diagram(
         rows=tuple(f"{width} channels" for width in rows),
         layers=tuple(

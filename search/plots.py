@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from bossnet_zoo.drawing import Diagram, diagram
 from bossnet_zoo.errors import ArchitectureError
+from bossnet_zoo.spaces.nats import WIDTHS
 
 from . import svg
 from .rating_table import ANY
@@ -26,7 +27,7 @@ CHARACTER = 6.4  # pixels that a character of a label takes, on average
 # --- an architecture on its scales
 
 
-def draw_architecture(architecture: object, block_layers: Sequence[int] = ()) -> Markup:
+def draw_architecture(architecture: object, block_layers: Sequence[int] = (), widths: Sequence[int] = WIDTHS) -> Markup:
     """The way of an architecture through its space: layers from left to right, choices from top to bottom.
 
     HyTra is drawn like figure 10 of the paper: four scales, ResConv blue, ResAtt red. Grey squares are the stem and,
@@ -35,11 +36,12 @@ def draw_architecture(architecture: object, block_layers: Sequence[int] = ()) ->
     Args:
         architecture: an architecture of any of the three spaces, or its written form.
         block_layers: layers of each block of the supernet, to mark where blocks end.
+        widths: those that a layer of a nats space can choose.
 
     Raises:
         ArchitectureError: the written form is that of no space.
     """
-    drawing = diagram(architecture)
+    drawing = diagram(architecture, widths=widths)
     deep = len(drawing.layers) > 10  # scaled down on a phone, where its labels grow
     grid = _Grid(
         left=20 + (10 if deep else 8.6) * max(map(len, drawing.rows)) + (40 if drawing.lead_in else 0),

@@ -12,7 +12,8 @@ import numpy as np
 from markupsafe import Markup
 
 from bossnet_zoo.errors import ArchitectureError
-from bossnet_zoo.spaces import Space
+from bossnet_zoo.spaces import NatsSpace, Space
+from bossnet_zoo.spaces.nats import WIDTHS
 
 from .plots import NARROW, WIDE, Curve, Mark, draw_architecture, draw_curves, draw_front, draw_ratings
 from .rating import LEARNED
@@ -50,8 +51,11 @@ def architecture_figure(record: RunRecord, architecture: str | None) -> Markup |
     if architecture is None:
         return None
     try:
-        arch = record.space.parse(architecture) if record.space else architecture
-        return draw_architecture(arch, [len(path) for path in record.space.split(arch)] if record.space else ())
+        if (space := record.space) is None:
+            return draw_architecture(architecture)
+        arch = space.parse(architecture)
+        widths = space.widths if isinstance(space, NatsSpace) else WIDTHS
+        return draw_architecture(arch, [len(path) for path in space.split(arch)], widths)
     except ArchitectureError:
         return None
 

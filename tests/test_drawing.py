@@ -59,6 +59,14 @@ def test_every_layer_of_an_architecture_is_drawn(name):
     assert len(diagram(arch).layers) == sum(map(len, space.split(arch)))
 
 
+def test_a_narrowed_space_has_rows_for_its_own_widths_alone():
+    drawing = diagram("8:24:8:24:8", widths=(8, 24))
+    assert drawing.rows == ("24 channels", "8 channels")
+    assert [node.row for node in drawing.layers] == [1, 0, 1, 0, 1]
+    with pytest.raises(ArchitectureError, match="16"):
+        diagram("8:16:8:24:8", widths=(8, 24))
+
+
 def test_share_of_attention():
     assert diagram("16ccca").second_kind_share == 0.25
     assert diagram("0123", "mbconv").second_kind_share == 0.5
