@@ -41,6 +41,7 @@ bossnet rank --ratings runs/nats/ratings.json --truth runs/truth/truth.json
 """
 
 _MOST_DIGITS = 9  # of a score
+FEW = 10  # architectures whose rank correlation says little
 
 app = typer.Typer()
 app.add_typer(latency_app, name="latency")
@@ -248,6 +249,11 @@ def rank(
     if in_search:
         keep_for_report(ratings.parent, ranking, accuracies, epochs)
         console.note(f"next, with the ranking in it: {program_for(table.space)} report {ratings.parent}")
+    if (number := len(ranking.points)) < FEW:
+        console.note(
+            f"{number} architectures say little, however narrow an interval is: they are drawn from these {number} "
+            "alone; measure more with bossnet truth"
+        )
     if as_json:
         print_json(ranking.to_json())
     else:

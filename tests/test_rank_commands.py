@@ -83,6 +83,14 @@ def test_solve_says_which_space_it_searched(files, tmp_path):
     assert said in run("solve", files[0]).stderr
 
 
+def test_rank_says_that_few_architectures_say_little(files, tmp_path):
+    assert "say little" not in run("rank", *files).stderr
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    truth["accuracy"] = dict(list(truth["accuracy"].items())[:5])
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    assert "5 architectures say little, however narrow an interval is" in " ".join(run("rank", *files).stderr.split())
+
+
 def test_rank_wants_one_truth(files):
     with pytest.raises(UsageError, match="--truth FILE or --nats-bench FOLDER"):
         run("rank", files[0])
