@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import os
 import shlex
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -283,6 +284,13 @@ def _report_in_thread(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
+def _check_folders(words: Sequence[str]) -> None:
+    """Raise `UsageError` for an empty folder, as `--out "$UNSET"` leaves one: Python takes it for the current one."""
+    for option in ("--out", "--resume"):
+        if f"{option}=" in words or (option, "") in itertools.pairwise(words):
+            raise UsageError(f"{option} is empty; type a folder, as in {option} runs/mine, or . for the current one")
+
+
 def _run_late() -> None:
     """Run in another process of a distributed run than the first: typer's own refusals are not shown once more."""
     try:
@@ -305,6 +313,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     threading.excepthook = _report_in_thread
     try:
+        _check_folders(sys.argv[1:])
         if console.is_first_process():
             whole_app()()
         else:
