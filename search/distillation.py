@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from bossnet_zoo.determinism import seed_of
-from bossnet_zoo.errors import BossNetError, UsageError
+from bossnet_zoo.errors import BossNetError, NoWeightsError, UsageError
 from bossnet_zoo.runs import build_model, find_origin, open_model
 from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Entry, Path, Space
@@ -52,18 +53,33 @@ def open_teacher(settings: SearchSettings) -> nn.Module:
 
     Raises:
         UsageError: an unknown name, or a network that does not give intermediate features.
-        BossNetError: its weights cannot be downloaded.
+        BossNetError: its weights cannot be downloaded, or there are none.
     """
     name = settings.teacher
     torch.manual_seed(seed_of(settings.seed, "teacher"))
     try:
         network = open_model(name) if settings.teacher_pretrained else build_model(name)
-    except OSError as error:
+    except (OSError, BossNetError) as error:
+        unpublished = isinstance(error, NoWeightsError)
+        if not settings.teacher_pretrained or FilePath(name).exists():  # nothing was to be fetched
+            raise
+        if isinstance(error, UsageError) and not unpublished:
+            raise
+        fault = f"could not be downloaded ({_cause(error)}); go online once, or"
+        if unpublished:
+            fault = "are not published;"
         raise BossNetError(
-            f"the weights of teacher {name} could not be downloaded ({type(error).__name__}); go online once, "
-            "or type --teacher RUN with the folder of a training run"
+            f"the weights of teacher {name} {fault} type --teacher RUN with the folder of a training run, or "
+            "--no-teacher-pretrained for a random teacher"
         ) from error
     return _can_teach(network, name)
+
+
+def _cause(error: BaseException) -> str:
+    """The name of what went wrong at first: libraries wrap what the network said."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return type(error).__name__
 
 
 def teacher_without_data(settings: SearchSettings) -> nn.Module:

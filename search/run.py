@@ -43,13 +43,13 @@ from bossnet_zoo.runtime import Runtime
 from bossnet_zoo.spaces import Path, Space, describe_in_words, program_for
 
 from .compiling import check_compiler, uncompiled
-from .distillation import DistillationTraining, check_teacher
+from .distillation import DistillationTraining, check_teacher, open_teacher
 from .prefix import Chain, FrozenPrefix, Stage, load_prefix, stages_of_block
 from .rating import LEARNED, BlockRatings
 from .rating_table import ANEW, RatingTable, ratings_from_json, read_ratings
 from .report import write_report
 from .rotation import RotationTraining, rate_by_marginals
-from .run_folder import FORMAT, empty_folder, read_config, resume_settings
+from .run_folder import FORMAT, check_processes, empty_folder, read_config, resume_settings
 from .settings import SearchSettings
 from .solver import Solution, solve
 from .stage import BlockTraining, Setup, Training, calibration_views, check_num_paths
@@ -125,8 +125,11 @@ def start_run(
         UsageError: `out` already holds something, and `overwrite` is not set or it is no search's run; or settings
             that do not fit the images or the processes.
         DataError: images that cannot be used.
+        BossNetError: a teacher whose weights cannot be fetched.
     """
     _open(settings, out, runtime, split_file=None)
+    if settings.method == "dna":
+        open_teacher(settings)  # fetched, and kept by the library that fetches it
     if runtime.is_main:
         empty_folder(out, overwrite)
         config = {
@@ -173,7 +176,7 @@ def _open(settings: SearchSettings, out: FilePath, runtime: Runtime, split_file:
     """What the stages share; raises `UsageError` or `DataError` where settings, images and processes do not fit."""
     train, rated = (_images(settings, part, split_file) for part in ("search-train", settings.rating_part))
     setup = Setup(settings, settings.make_space(), train, rated, runtime, out)
-    settings.accumulation(runtime.world_size)
+    check_processes(settings, out if split_file else None, runtime)
     if settings.method != "unnas":
         check_num_paths(setup.space, settings)
     settings.check_batch(len(setup.train_images))

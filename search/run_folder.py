@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bossnet_zoo.checkpoint import check_fields, check_seal, is_leftover, load_json, make_folder, reading
 from bossnet_zoo.errors import BossNetError, UsageError
 from bossnet_zoo.spaces import program_for
 
 from .settings import SearchSettings
+
+if TYPE_CHECKING:
+    from bossnet_zoo.runtime import Runtime
 
 FORMAT = 1
 WRITTEN = (  # by a search, `bossnet rank` and the demo, besides config.json
@@ -68,6 +71,26 @@ def resume_settings(run: Path, asked: Mapping[str, Any] | None = None) -> Search
                 remedy = f"leave it out to resume; its ratings take any: {solve}"
             raise UsageError(f"{run} was started with {option} {own}, not {value}; {remedy}")
     return settings
+
+
+def check_processes(settings: SearchSettings, begun_in: Path | None, runtime: Runtime) -> None:
+    """Raise `UsageError` where so many processes cannot share a batch; of a run, which has its settings, on how many.
+
+    Args:
+        begun_in: the run that is to be resumed, if it is not a new one.
+    """
+    try:
+        settings.accumulation(runtime.world_size)
+    except UsageError:
+        told = read_config(begun_in).get("runtime", "") if begun_in else ""
+        begun, now = (str(text).rpartition(", ")[2] for text in (told, runtime.description))
+        if begun in ("", now):
+            raise
+        raise UsageError(
+            f"{begun_in} was begun on {begun}, and its batches of {settings.global_batch} images cannot be shared by "
+            f"{now}; resume it on {begun}, with: torchrun --nproc-per-node {begun.partition(' ')[0]} -m bossnet_zoo "
+            f"search --resume {begun_in}"
+        ) from None
 
 
 def check_folder(out: Path, overwrite: bool) -> None:

@@ -115,7 +115,8 @@ def test_faults_of_a_teacher_are_said_in_a_sentence(monkeypatch):
         raise OSError("no route")
 
     monkeypatch.setattr(distillation, "open_model", offline)
-    with pytest.raises(BossNetError, match="could not be downloaded"):
+    said = r"could not be downloaded \(OSError\); .* --teacher RUN with the folder .* or --no-teacher-pretrained for"
+    with pytest.raises(BossNetError, match=said):
         open_teacher(replace(DNA, teacher_pretrained=True))
 
 

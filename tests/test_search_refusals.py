@@ -17,6 +17,7 @@ from bossnet_zoo.checkpoint import load_json, save_json
 from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import BossNetError, CheckpointError, DataError, UsageError
 from bossnet_zoo.recipes import BOSSNET_M
+from bossnet_zoo.search import distillation
 from bossnet_zoo.search import run as run_module
 from bossnet_zoo.search import stage as stage_module
 from bossnet_zoo.search.rating_table import read_ratings
@@ -312,6 +313,33 @@ def test_a_teacher_that_cannot_teach_leaves_no_folder(search_images, tmp_path, t
     with pytest.raises(UsageError, match=message):
         start_run(tmp_path / "run", tiny_settings(search_images, method="dna", teacher=teacher), CPU)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_cannot_be_fetched_leaves_no_folder(search_images, tmp_path, monkeypatch):
+    def offline(name: str) -> None:
+        raise BossNetError(f"{name} could not be fetched (no route); try again with a connection")
+
+    monkeypatch.setattr(distillation, "open_model", offline)
+    settings = tiny_settings(search_images, method="dna", teacher_pretrained=True)
+    with pytest.raises(BossNetError, match=r"test_resnet could not be downloaded .*, or --no-teacher-pretrained"):
+        start_run(tmp_path / "run", settings, CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_without_published_weights_says_what_else_can_teach(search_images, tmp_path):
+    settings = tiny_settings(search_images, method="dna", teacher="test_bossnet_t", teacher_pretrained=True)
+    with pytest.raises(BossNetError, match=r"are not published; type --teacher RUN .* or --no-teacher-pretrained"):
+        start_run(tmp_path / "run", settings, CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_on_other_processes_says_on_how_many_it_was_begun(search_settings, tmp_path):
+    start_run(tmp_path / "run", search_settings, CPU)
+    said = (
+        r"was begun on 1 process, and its batches of 8 images cannot be shared by 3 processes; resume it on 1 process"
+    )
+    with pytest.raises(UsageError, match=said):
+        run_module._open(search_settings, tmp_path / "run", replace(CPU, world_size=3), tmp_path / "run" / "split.json")
 
 
 def test_a_study_of_images_without_labels_leaves_no_folder(search_images, tmp_path):
