@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import console
 from .checkpoint import check_seal, load_json, reading, save_json, sealed
 from .errors import DataError, UsageError
 
@@ -92,15 +93,14 @@ def read_list(file: Path, source: Any, held: np.ndarray, data: str) -> np.ndarra
         held: positions of the images that may be listed: none that is kept for testing.
 
     Raises:
-        UsageError: there is no such file, or it lists what is no such image.
+        UsageError: there is no such file, or it lists what is no such image, or fewer than two.
     """
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--search-val {file} cannot be read: {error}; {_FORM}") from None
     if text.lstrip().startswith("{"):
-        with reading(file, "index file", _FORM):
-            lines = [str(operator.index(position)) for position in load_json(file, "index file")["search_val"]]
+        lines = _of_split(file, len(held), data)
     else:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
@@ -116,7 +116,29 @@ def read_list(file: Path, source: Any, held: np.ndarray, data: str) -> np.ndarra
             f"--search-val {file} lists {line!r}, which is none of the {len(held):,} images of {data} that are for "
             f"training; {_FORM}"
         )
-    return np.unique(found)
+    found = np.unique(found)
+    if len(found) < 2:  # paths are rated by telling one image from another
+        raise UsageError(
+            f"--search-val {file} lists 1 different image of {data}, and rating needs 2; add others: {_FORM}"
+        )
+    return found
+
+
+def _of_split(file: Path, count: int, data: str) -> list[str]:
+    """The positions that the split.json of another search lists, which was one on as many images."""
+    stored = load_json(file, "index file")
+    if "search_val" not in stored:
+        raise UsageError(f"--search-val {file} is JSON without search_val, so no split.json of a search; {_FORM}")
+    of, images = stored.get("data", data), stored.get("images", count)
+    if of != data and images != count:
+        raise UsageError(
+            f"--search-val {file} divides the {images} images of {of}, not the {count} of {data}; type a split.json of "
+            f"{data}, or a list in which {_FORM}"
+        )
+    if of != data:
+        console.note_once(f"--search-val {file} was written for {of}; its positions are taken for those of {data}")
+    with reading(file, "index file", _FORM):
+        return [str(operator.index(position)) for position in stored["search_val"]]
 
 
 _FORM = "each line is the path of a training image, as in CLASS/FILE, or its position, counted from 0"

@@ -12,6 +12,7 @@ from PIL import Image
 from searching import CPU
 from tiny_search import tiny_settings, write_images
 
+from bossnet_zoo import console
 from bossnet_zoo.datasets import open_images
 from bossnet_zoo.errors import CheckpointError, DataError, UsageError
 from bossnet_zoo.image_sources import ArraySource
@@ -115,6 +116,14 @@ def test_the_split_of_another_search_is_a_list(tmp_path, classes):
     assert parts(str(classes), seed=6, search_val=tmp_path / "split.json") == drawn
 
 
+def test_a_split_written_under_another_name_of_the_data_is_told(tmp_path, classes, capfd):
+    drawn = parts(str(classes), seed=5, split_file=tmp_path / "split.json")
+    (tmp_path / "moved").symlink_to(classes)
+    console.note_once.cache_clear()
+    assert parts(str(tmp_path / "moved"), search_val=tmp_path / "split.json") == drawn
+    assert f"was written for {classes}; its positions are taken" in " ".join(capfd.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -124,8 +133,14 @@ def test_the_split_of_another_search_is_a_list(tmp_path, classes):
         ("12", r"lists '12', which is none of the 12 images of .* that are for training"),
         ("", "lists no images"),
         ('{"search_val": 3}', "was edited to what it cannot be"),
+        ('{"images": 3}', r"list\.txt is JSON without search_val, so no split\.json of a search; each line is"),
+        ("6\n6", r"list\.txt lists 1 different image of .*, and rating needs 2; add others"),
+        (
+            '{"data": "digits", "images": 1437, "search_val": [1, 2]}',
+            r"divides the 1437 images of digits, not the 12 of",
+        ),
     ],
-    ids=["unknown", "ambiguous", "for testing", "too large", "empty", "no list"],
+    ids=["unknown", "ambiguous", "for testing", "too large", "empty", "no list", "no split", "twice", "other data"],
 )
 def test_an_index_file_of_something_else_is_one_sentence(tmp_path, classes, lines, message):
     (tmp_path / "list.txt").write_text(lines)
