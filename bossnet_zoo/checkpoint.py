@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import BossNetError, CheckpointError, DamagedFileError, UsageError
+from .errors import BossNetError, CheckpointError, DamagedFileError, RemediableError, UsageError
 from .json_types import fits_type
 
 if TYPE_CHECKING:
@@ -51,10 +51,24 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             temporary.unlink()
 
 
-def _not_written(path: Path, error: Exception) -> BossNetError:
+def _not_written(path: Path, error: OSError) -> BossNetError:
     wrong_place = isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError | PermissionError)
     remedy = "type another --out" if wrong_place else "free some space or choose another --out"
-    return BossNetError(f"{path} could not be written: {error}; {remedy}")
+    reason = error.strerror or error  # without the name of the temporary file
+    return RemediableError(f"{path} could not be written: {reason}", remedy)
+
+
+@contextlib.contextmanager
+def removing_empty(folder: Path) -> Iterator[None]:
+    """Where what runs within it fails, remove `folder` and those above it that it made, if nothing lies in them."""
+    made = [one for one in (folder.absolute(), *folder.absolute().parents) if not one.exists()]
+    try:
+        yield
+    except BaseException:
+        for one in made:
+            with contextlib.suppress(OSError):
+                one.rmdir()
+        raise
 
 
 def make_folder(out: Path) -> None:
@@ -65,15 +79,19 @@ def make_folder(out: Path) -> None:
         raise UsageError(f"{out} cannot be made a folder ({error.strerror}); type another --out") from None
 
 
-def check_folder(out: Path) -> None:
-    """Raise `UsageError` where no files can be written into `out`, before time is spent on them; makes nothing."""
+def check_folder(out: Path, option: str = "--out") -> None:
+    """Raise `UsageError` where no files can be written into `out`, before time is spent on them; makes nothing.
+
+    Args:
+        option: what `out` was given as.
+    """
     there = out.absolute()
     while not there.exists():
         there = there.parent
     if not there.is_dir():
-        raise UsageError(f"{out} cannot be made a folder, for {there} is a file; type another --out")
+        raise UsageError(f"{out} cannot be made a folder, for {there} is a file; type another {option}")
     if not os.access(there, os.W_OK):
-        raise UsageError(f"nothing can be written into {there}; type another --out")
+        raise UsageError(f"nothing can be written into {there}; type another {option}")
 
 
 def is_leftover(file: Path) -> bool:

@@ -23,6 +23,30 @@ class UsageError(BossNetError, ValueError):
     exit_code = 2
 
 
+class RemediableError(BossNetError):
+    """A failure for which different commands have different remedies.
+
+    Attributes:
+        what: the message without its remedy.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what = what
+
+
+class DownloadError(RemediableError):
+    """Weights that could not be downloaded.
+
+    Attributes:
+        cache: the folder in which a copy of the file is found without a connection.
+    """
+
+    def __init__(self, what: str, remedy: str, cache: str) -> None:
+        super().__init__(what, remedy)
+        self.cache = cache
+
+
 class StoppedError(BossNetError):
     """Ctrl-C; the message says how to go on."""
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bossnet_zoo import console
-from bossnet_zoo.checkpoint import check_folder
+from bossnet_zoo.checkpoint import check_folder, removing_empty
 from bossnet_zoo.commands import TRAIN_EXAMPLE, AsJson, NetworkOptions, Weights, command, complete_model, parse_options
 from bossnet_zoo.console import print_json
-from bossnet_zoo.errors import BossNetError, NoWeightsError, UsageError
+from bossnet_zoo.errors import BossNetError, DownloadError, NoWeightsError, UsageError
 
 if TYPE_CHECKING:
     from .pipeline import Request
@@ -125,9 +125,13 @@ def export(
     _check_engine_options(request, trt=trt)
     request.check()
     check_folder(out)
+    if triton is not None:
+        check_folder(triton / _name(model) / "1", "--triton")
     network = _open(model, weights, option, untrained)
     warn_of_fresh(network, model)
-    _print_reports(export_network(network, _name(model), out, request), as_json, triton and triton / _name(model))
+    with removing_empty(out):
+        reports = export_network(network, _name(model), out, request)
+    _print_reports(reports, as_json, triton and triton / _name(model))
 
 
 @command(app, "bossnet benchmark bossnet_m1 --untrained --batch 1,8 --threads 2")
@@ -238,7 +242,11 @@ def publish(
     _check_publishable(model)
     folder = out or Path(f"{repo.rpartition('/')[2]}-hub")
     check_folder(folder)
-    publication = write_repository(model, repo, folder, weights=weights, onnx=onnx, license=license)
+    try:
+        publication = write_repository(model, repo, folder, weights=weights, onnx=onnx, license=license)
+    except DownloadError as error:
+        remedy = f"try again with a connection, or put a copy of the file into {error.cache}"
+        raise BossNetError(f"{error.what}; {remedy}") from error
     if not dry_run:
         publication = upload(publication, repo, private=private)
     if as_json:

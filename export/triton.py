@@ -6,8 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bossnet_zoo.checkpoint import save_text, write_atomically
-from bossnet_zoo.errors import UsageError
+from bossnet_zoo.checkpoint import removing_empty, save_text, write_atomically
+from bossnet_zoo.errors import BossNetError, RemediableError, UsageError
 
 from .graph import INPUT, LOGITS, PROBABILITIES
 from .metadata import Metadata
@@ -67,9 +67,24 @@ def write_triton(folder: Path, name: str, source: Path) -> Path:
 
     Raises:
         UsageError: a file that Triton does not load.
+        BossNetError: the disk is full; what this call made is removed.
     """
     served = _engine(source) if source.suffix == ".engine" else _onnx(source)
-    metadata, target = served.metadata, folder / name
+    target, is_new = folder / name, not (folder / name).exists()
+    with removing_empty(target / "1"):
+        try:
+            _write(served, name, source, target)
+        except BaseException as error:
+            if is_new:
+                shutil.rmtree(target, ignore_errors=True)
+            if isinstance(error, RemediableError):
+                raise BossNetError(f"{error.what}; free some space or choose another --triton") from error
+            raise
+    return target
+
+
+def _write(served: _Served, name: str, source: Path, target: Path) -> None:
+    metadata = served.metadata
     write_atomically(target / "1" / served.file, lambda temporary: _copy(source, temporary))
     if metadata.class_names:
         save_text(target / "labels.txt", "\n".join(metadata.class_names) + "\n")
@@ -90,7 +105,6 @@ def write_triton(folder: Path, name: str, source: Path) -> Path:
         labels='\n    label_filename: "labels.txt"' if metadata.class_names else "",
     )
     save_text(target / "config.pbtxt", config + (BATCHING if served.max_batch else ""))
-    return target
 
 
 def _copy(source: Path, target: Path) -> None:

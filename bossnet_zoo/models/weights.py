@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .. import console
 from ..checkpoint import load_weights
-from ..errors import BossNetError, CheckpointError, DamagedFileError, NoWeightsError, UsageError
+from ..errors import CheckpointError, DamagedFileError, DownloadError, NoWeightsError, UsageError
 
 LOCAL_WEIGHTS = "model.safetensors"  # in a folder that timm's `local-dir:` opens
 _KEYS = {"model": ("model", "state_dict"), "model_ema": ("model_ema", "state_dict_ema")}
@@ -209,7 +209,7 @@ def build_variant(
         UsageError: another `arch` among `kwargs`.
         NoWeightsError: `pretrained` of a name that has no published weights.
         CheckpointError: weights that cannot be read or do not fit.
-        BossNetError: weights that cannot be downloaded.
+        DownloadError: weights that cannot be downloaded.
     """
     if "arch" in kwargs:
         generic = {"HyTra": "hytra", "MBConvNet": "mbconv"}[model_cls.__name__]
@@ -232,8 +232,9 @@ def build_variant(
     try:
         return build_model_with_cfg(model_cls, variant, pretrained, pretrained_cfg_overlay=overlay, **kwargs)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
-        raise BossNetError(
-            f"the weights of {variant} could not be downloaded from {cfg.url}: {error}; "
+        raise DownloadError(
+            f"the weights of {variant} could not be downloaded from {cfg.url}: {error}",
             "with a copy of the file, type --weights PATH (train: --init PATH), or in Python pass "
-            "pretrained_cfg_overlay=dict(file=PATH)"
+            "pretrained_cfg_overlay=dict(file=PATH)",
+            get_cache_dir(),
         ) from error
