@@ -78,7 +78,7 @@ def evaluate(
     from dataclasses import asdict
 
     from .datasets import open_images
-    from .evaluate import accuracy_text, measure_accuracy, timm_row, write_evaluation
+    from .evaluate import accuracy_text, check_labels, measure_accuracy, timm_row, write_evaluation
     from .runs import is_run, load_config
     from .runtime import Runtime
 
@@ -91,6 +91,8 @@ def evaluate(
     with Runtime.open(_torch_device(model, device), precision) as runtime:
         images = open_images(data, part, strict=strict_images)
         classifier = _open_classifier(model, weights, parse_options(option), runtime, device, input_size)
+        if classifier.class_names:
+            check_labels(images.name, max(images.require_labels("measuring accuracy")), len(classifier.class_names))
         if runtime.is_main:
             _compare_classes(classifier.class_names, images)
         how: Any = {"batch": batch, "workers": workers, "description": f"{images.name}, {part}"}
@@ -142,6 +144,8 @@ def predict(
         print_json(answers)
         return
     for answer in answers:
+        if "error" in answer:  # a note has said so
+            continue
         print(answer["image"])
         for entry in answer["classes"]:
             print(f"  {100 * entry['probability']:6.2f} %  {entry['name']}")

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +32,7 @@ from . import console, image_sources
 from .checkpoint import load_json, reading
 from .determinism import seeded
 from .errors import DataError, UnknownDataError, UsageError
-from .image_files import UNREADABLE, to_rgb
+from .image_files import UNREADABLE, to_rgb, why_unreadable
 from .image_sources import Source
 from .shards import shards
 from .splits import Split, read_list, read_split, write_split
@@ -117,8 +116,7 @@ class ImageSet:
         raise DataError(f"{self.name}: none of its {len(self)} images can be read")
 
     def _report(self, place: int, error: BaseException, replace: bool) -> None:
-        reason = re.sub(" <.*>", "", str(error))  # without the address of a buffer in memory
-        message = f"{self.source.describe(place)} cannot be read as an image: {reason}"
+        message = f"{self.source.describe(place)} cannot be read as an image: {why_unreadable(error)}"
         if self.strict:
             raise DataError(f"{message}; remove it, or leave out --strict-images") from error
         if self.unreadable[place]:
@@ -199,8 +197,8 @@ def open_images(
         search_val: an index file of your own, which lists those images in place of a draw (see `splits`).
 
     Raises:
-        UsageError: an unknown source or part, or an index file of something else.
-        DataError: there are no images, or `split_file` is of others.
+        UsageError: an unknown source or part, one without images, or an index file of something else.
+        DataError: there are too few images, or `split_file` is of others.
         CheckpointError: `split_file` is not as it was written.
     """
     if part not in PARTS:
@@ -217,7 +215,7 @@ def open_images(
     if not len(indices) and len(images):
         raise DataError(f"{source} has {len(images)} images in all, too few for a part {part}; add some")
     if not len(indices):
-        raise DataError(f"{source} has no images for part {part}; {DATA_HINT}")
+        raise UsageError(f"{source} has no images for part {part}; {DATA_HINT}")
     return ImageSet(name, part, images, indices, strict)
 
 

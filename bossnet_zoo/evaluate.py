@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from . import console
 from .checkpoint import save_json, save_text
 from .datasets import UNLABELLED, ImageSet
-from .errors import DataError
-from .image_files import UNREADABLE, FileSource, expand_folders, to_rgb
+from .errors import DataError, UsageError
+from .image_files import UNREADABLE, FileSource, expand_folders, to_rgb, why_unreadable
 from .loading import DEVICE_BATCH, count_workers, eval_batches, eval_transform, load
 from .preprocessing import preprocessing_of
 from .runs import class_names_of
@@ -68,7 +68,8 @@ def measure_accuracy(
         description: shows a progress bar of this name.
 
     Raises:
-        DataError: no labels, or labels that the network does not know.
+        DataError: no labels.
+        UsageError: labels that the network does not know.
     """
     largest = max(images.require_labels("measuring accuracy"))
     dataset = images.with_transform(eval_transform(preprocessing), replace=False)
@@ -79,11 +80,7 @@ def measure_accuracy(
     for x, labels in console.track(loaded, description, len(batches), show=bool(description) and runtime.is_main):
         with runtime.autocast():
             logits = predict(x).float()
-        if largest >= logits.shape[1]:
-            raise DataError(
-                f"{images.name} has labels up to {largest}, and the network tells {logits.shape[1]} classes apart; "
-                "measure it on images of the classes that it was trained on"
-            )
+        check_labels(images.name, largest, logits.shape[1])
         ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         totals[0] += ranked[:, 0].sum()
         totals[1] += ranked.sum()
@@ -102,6 +99,15 @@ def has_top5(num_classes: int) -> bool:
 def accuracy_text(top1: float, top5: float, num_classes: int) -> str:
     """Accuracies in one line; without top-5 where it says nothing."""
     return f"top-1 {top1:.2f} %" + (f", top-5 {top5:.2f} %" if has_top5(num_classes) else "")
+
+
+def check_labels(name: str, largest: int, num_classes: int) -> None:
+    """Raise `UsageError` where the `largest` label of images called `name` is none of a network's classes."""
+    if largest >= num_classes:
+        raise UsageError(
+            f"{name} has labels up to {largest}, and the network tells {num_classes} classes apart; "
+            "measure it on images of the classes that it was trained on"
+        )
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,7 @@ def classify(
 ) -> list[dict[str, Any]]:
     """The most probable classes of each image file: `{"image", "classes": [{"name", "index", "probability"}]}`.
 
-    An image that cannot be read is named on stderr and left out, unless it is the only one.
+    An image that cannot be read is named on stderr, and `{"image", "error"}` stands for it, unless it is the only one.
 
     Args:
         files: image files, and folders, of which all images are taken.
@@ -178,15 +184,18 @@ def classify(
     transform = eval_transform(classifier.preprocessing)
     files = expand_folders(files)
     source = FileSource(files, None, None)
-    answers = []
+    answers: list[dict[str, Any]] = []
+    unreadable = 0
     for index, file in enumerate(files):
         try:
             image = to_rgb(source.read(index))
         except UNREADABLE as error:
-            reason = f"{file} cannot be read as an image ({getattr(error, 'strerror', None) or error})"
+            reason = f"cannot be read as an image ({why_unreadable(error)})"
             if strict or len(files) == 1:
-                raise DataError(f"{reason}; give another file") from error
-            console.note(reason)
+                raise DataError(f"{file} {reason}; give another file") from error
+            console.note(f"{file} {reason}")
+            answers.append({"image": str(file), "error": reason})
+            unreadable += 1
             continue
         with runtime.autocast():
             probabilities = classifier.logits(transform(image)[None].to(runtime.device)).float().softmax(-1)[0]
@@ -196,8 +205,8 @@ def classify(
             for probability, number in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
         answers.append({"image": str(file), "classes": classes})
-    if not answers:
+    if unreadable == len(files):
         raise DataError(f"none of {len(files)} images can be read; give others")
-    if len(answers) < len(files):
-        console.note(f"{len(files) - len(answers)} of {len(files)} images could not be read")
+    if unreadable:
+        console.note(f"{unreadable} of {len(files)} images could not be read")
     return answers

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .errors import UsageError
 
 # What Pillow raises for files that are damaged, cut short, absurdly large or no images at all.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def load_image(file: str | IO[bytes]) -> Image.Image:
+    """The image in a file, of any mode. Raises one of `UNREADABLE`, for one of too many pixels too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # on large ones, which are read all the same
+        image = Image.open(file)
+        image.load()
+    return image
+
+
+def why_unreadable(error: BaseException) -> str:
+    """In words what Pillow raised for a file."""
+    if isinstance(error, Image.DecompressionBombError):
+        numbers = [round(int(number) / 1e6) for number in re.findall(r"\d+", str(error))]
+        if len(numbers) == 2:
+            return f"it has {numbers[0]} million pixels, and at most {numbers[1]} million are read"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is of no known kind, or damaged"
+    return getattr(error, "strerror", None) or re.sub(" <.*>", "", str(error))  # without Python's name of a buffer
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -42,9 +65,7 @@ class FileSource:
 
     def read(self, index: int) -> Image.Image:
         with open(self.paths[index], "rb") as file:
-            image = Image.open(file)
-            image.load()
-        return image
+            return load_image(file)
 
     def describe(self, index: int) -> str:
         return self.paths[index]

@@ -20,7 +20,7 @@ from PIL import Image
 
 from . import console
 from .errors import DataError, UsageError
-from .image_files import IMAGE_SUFFIXES, FileSource, image_files
+from .image_files import IMAGE_SUFFIXES, FileSource, image_files, load_image
 from .shards import TarSource, read_shards
 
 _FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_path", "img")
@@ -80,9 +80,7 @@ class HubSource:
 
     def read(self, index: int) -> Image.Image:
         stored = self.rows[index][self.image_column]
-        image = Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"])
-        image.load()
-        return image
+        return load_image(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"])
 
     def describe(self, index: int) -> str:
         return f"image {index} of {self.name}"

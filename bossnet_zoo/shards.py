@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from .errors import DataError, UsageError
-from .image_files import IMAGE_SUFFIXES
+from .image_files import IMAGE_SUFFIXES, load_image
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,7 @@ class TarSource:
         shard, offset, size = self.places[index]
         with open(shard, "rb") as file:
             file.seek(offset)
-            image = Image.open(io.BytesIO(file.read(size)))
-        image.load()
-        return image
+            return load_image(io.BytesIO(file.read(size)))
 
     def describe(self, index: int) -> str:
         return f"{self.keys[index]} in {self.places[index][0]}"

@@ -238,8 +238,9 @@ def publish(
     Weights, configuration, a card, and ONNX where wanted; never engines.
     """
     from .hub import upload, write_repository
+    from .publishable import check_publishable
 
-    _check_publishable(model)
+    check_publishable(model)
     folder = out or Path(f"{repo.rpartition('/')[2]}-hub")
     check_folder(folder)
     try:
@@ -259,26 +260,6 @@ def publish(
     else:
         print(publication.url)
         console.note(f'next: import bossnet_zoo, timm; timm.create_model("hf-hub:{repo}", pretrained=True)')
-
-
-def _check_publishable(model: str) -> None:
-    """Raise `UsageError` for what looks like a network to publish, and is none; what is, `write_repository` knows."""
-    from bossnet_zoo.fresh import is_fresh
-    from bossnet_zoo.runs import build_model, is_local, is_run
-
-    from .sessions import is_exported
-
-    if is_exported(model):
-        raise UsageError(f"{model} is an exported file; publish the run that it came from, and type --onnx to add one")
-    folder = Path(model.removeprefix("local-dir:"))
-    if is_run(folder) or not is_local(folder):
-        return
-    if is_fresh(build_model(f"local-dir:{folder}")):
-        raise UsageError(
-            f"{folder} was extracted from a search, and its classifier is fresh; train it, and publish that run: "
-            f"bossnet train {folder} --data DATA --recipe bossnet-t --out RUN"
-        )
-    raise UsageError(f"{folder} is in the Hub's form already; send it with: hf upload ORG/NAME {folder}")
 
 
 def _precision(**flags: bool) -> str:
@@ -317,8 +298,12 @@ def _name(model: str) -> str:
     >>> _name("hytra:4c-8c"), _name("8:16:24:32:64"), _name("hf-hub:team/flowers")
     ('hytra-4c-8c', '8-16-24-32-64', 'flowers')
     """
+    from bossnet_zoo.runs import is_run
+
     model = model.removeprefix("local-dir:")
     path = Path(model).resolve() if Path(model).exists() else Path(model)
+    if path.is_file() and is_run(path):  # the best weights are called after their run, others after both
+        return path.parent.name + ("" if path.stem == "best" else f"-{path.stem}")
     return path.name.removesuffix(".safetensors").replace(":", "-")
 
 
@@ -369,6 +354,7 @@ def _cell(value: str | tuple[str, ...]) -> str:
 
 def _print_reports(reports: list[ExportReport | EngineReport], as_json: bool, triton: Path | None) -> None:
     from .report import TWIN_NOTE, ExportReport
+    from .sessions import takes_gpu
 
     if as_json:
         print_json({"files": [report.to_json() for report in reports], "triton": str(triton) if triton else None})
@@ -397,4 +383,6 @@ def _print_reports(reports: list[ExportReport | EngineReport], as_json: bool, tr
         print(f"{triton}  for Triton, with what it serves in 1/")
     last = reports[-1].file
     where = "" if isinstance(reports[-1], ExportReport) else "on a machine with its GPU, "
+    if not where and reports[-1].precision == "bf16" and not takes_gpu():
+        where = 'on a machine with a GPU and "bossnet-zoo[onnx-gpu]", '
     console.note(f"next: {where}bossnet predict {last} IMAGE; bossnet benchmark {last}")

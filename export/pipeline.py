@@ -105,10 +105,17 @@ class Request:
 def parse_range(text: str, what: str) -> Range:
     """`8` -> (8, 8, 8) and `1:8:64` -> (1, 8, 64). Raises `UsageError`."""
     parts = text.split(":")
-    if len(parts) in (1, 3) and all(part.isdigit() for part in parts):
-        smallest, usual, largest = (int(part) for part in (parts * 3 if len(parts) == 1 else parts))
-        return smallest, usual, largest
-    raise UsageError(f"{what} {text!r} is no number and no range; write 8, or smallest:usual:largest as in 1:8:64")
+    if not (len(parts) in (1, 3) and all(part.isdecimal() for part in parts)):
+        raise UsageError(f"{what} {text!r} is no number and no range; write 8, or smallest:usual:largest as in 1:8:64")
+    smallest, usual, largest = (int(part) for part in (parts * 3 if len(parts) == 1 else parts))
+    if min(smallest, usual, largest) < 1:
+        raise UsageError(f"{what} {text} is not possible; type 1 or more")
+    if not smallest <= usual <= largest:
+        rising = ":".join(map(str, sorted((smallest, usual, largest))))
+        raise UsageError(f"{what} {text} does not rise; write smallest:usual:largest, as in {rising}")
+    if what == "--sizes" and smallest == largest:
+        raise UsageError(f"--sizes {text} is one size; write a range as in 160:224:288, or --input-size {largest}")
+    return smallest, usual, largest
 
 
 def default_opset(precision: str) -> int:

@@ -204,13 +204,18 @@ def _providers(device: str) -> tuple[tuple[str, ...], list[dict[str, str]]]:
     return PROVIDERS[kind], [{} if name.startswith("CPU") else on_gpu for name in PROVIDERS[kind]]
 
 
+def takes_gpu() -> bool:
+    """Whether an ONNX file runs on a GPU here where no device is named."""
+    return _providers("auto")[0] != PROVIDERS["cpu"]
+
+
 def check_providers(given: Sequence[str], asked: Sequence[str], installed: Sequence[str]) -> None:
-    """Raise `BossNetError` where ONNX Runtime does not run on what was asked for: it falls back in silence."""
+    """Raise `UsageError` where ONNX Runtime does not run on what was asked for: it falls back in silence."""
     for name in asked:
         if name in given:
             continue
         why = "its libraries cannot be loaded" if name in installed else "this build of ONNX Runtime does not have it"
-        raise BossNetError(
+        raise UsageError(
             f"{name} was asked for and ONNX Runtime would run on {', '.join(given)} instead: {why}; choose --device "
             'cpu, or type: pip uninstall onnxruntime, then pip install "bossnet-zoo[onnx-gpu]"'
         )
@@ -229,9 +234,8 @@ class EngineSession:
         self.batches = (self.shapes[0][0], self.shapes[-1][0])
         gpu = gpu_name()
         if gpu is None:
-            raise UsageError(
-                f"{path} is an engine, and runs on a GPU only; this machine has none that works; use the .onnx"
-            )
+            other = "export the network with --fp16" if self.metadata.precision == "bf16" else "use the .onnx"
+            raise UsageError(f"{path} is an engine, and runs on a GPU only; this machine has none that works; {other}")
         trt = load_tensorrt(about["builder"])
         check_side_car(about, path, trt.__version__, gpu)
         self.runtime = f"{'TensorRT' if about['builder'] == 'tensorrt' else 'TensorRT for RTX'} {trt.__version__}"

@@ -91,7 +91,7 @@ def test_an_unreadable_image_is_left_out_of_the_accuracy(shades):
 
 def test_labels_that_the_network_does_not_know_are_an_error(shades):
     images = open_images(str(shades), "all")
-    with pytest.raises(DataError, match="labels up to 7, and the network tells 4 classes apart"):
+    with pytest.raises(UsageError, match="labels up to 7, and the network tells 4 classes apart"):
         measure_accuracy(lambda x: by_brightness(0)(x)[:, :4], images, PREPROCESSING, CPU)
 
 
@@ -133,11 +133,13 @@ def test_all_images_of_a_folder_are_classified(shades):
     assert len(answers) == 2
 
 
-def test_an_unreadable_image_is_named_counted_and_left_out(shades, tmp_path, capfd):
+def test_an_unreadable_image_is_named_counted_and_has_no_classes(shades, tmp_path, capfd):
     (tmp_path / "a.png").write_text("no image")
     broken, good = str(tmp_path / "a.png"), str(shades / "2" / "a.png")
     classifier = Classifier("net", by_brightness(0), PREPROCESSING, tuple("abcdefgh"))
-    assert [answer["image"] for answer in classify(classifier, [broken, good], CPU)] == [good]
+    left, right = classify(classifier, [broken, good], CPU)
+    assert left == {"image": broken, "error": "cannot be read as an image (it is of no known kind, or damaged)"}
+    assert (right["image"], right["classes"][0]["name"]) == (good, "c")
     notes = "".join(capfd.readouterr().err.split())
     assert "".join(f"{broken} cannot be read as an image".split()) in notes
     assert "1of2imagescouldnotberead" in notes

@@ -130,7 +130,7 @@ def test_a_second_export_reuses_the_engine(tmp_path, traced_once):
         (["--trt-rtx", "--int8", "--calib", "digits", "--triton", "x"], "Triton loads neither .*; type --onnx too"),
         (["--batch", ""], "--batch '' is no number and no range"),
         (["--batch", "2:4:8", "--triton", "x"], "Triton sends as few images as come, and --batch asks for 2 or more"),
-        (["--batch", "0"], "does not rise|0 is not possible"),
+        (["--batch", "0"], "--batch 0 is not possible; type 1 or more"),
         (["--sizes", "32:64:96"], "--sizes is the range of --dynamic-size"),
         (["--timing-cache", "x"], "--timing-cache is for engines of TensorRT; type --trt too"),
         (["--workspace", "64"], "--workspace is for engines"),
