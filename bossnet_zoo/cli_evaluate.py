@@ -78,7 +78,7 @@ def evaluate(
     from dataclasses import asdict
 
     from .datasets import open_images
-    from .evaluate import accuracy_text, check_labels, measure_accuracy, timm_row, write_evaluation
+    from .evaluate import accuracy_text, measure_accuracy, timm_row, write_evaluation
     from .runs import is_run, load_config
     from .runtime import Runtime
 
@@ -91,10 +91,7 @@ def evaluate(
     with Runtime.open(_torch_device(model, device), precision) as runtime:
         images = open_images(data, part, strict=strict_images)
         classifier = _open_classifier(model, weights, parse_options(option), runtime, device, input_size)
-        if classifier.class_names:
-            check_labels(images.name, max(images.require_labels("measuring accuracy")), len(classifier.class_names))
-        if runtime.is_main:
-            _compare_classes(classifier.class_names, images)
+        _compare_classes(classifier.class_names, images, runtime.is_main)
         how: Any = {"batch": batch, "workers": workers, "description": f"{images.name}, {part}"}
         accuracy = measure_accuracy(classifier.logits, images, classifier.preprocessing, runtime, **how)
         if not runtime.is_main:
@@ -151,10 +148,20 @@ def predict(
             print(f"  {100 * entry['probability']:6.2f} %  {entry['name']}")
 
 
-def _compare_classes(known: Sequence[str], images: ImageSet) -> None:
-    """Say so where images are of other classes than the network's; ImageNet's have names of two kinds."""
+def _compare_classes(known: Sequence[str], images: ImageSet, speak: bool) -> None:
+    """Say so, if `speak`, where images are of other classes than the network's; ImageNet's have names of two kinds.
+
+    Raises:
+        DataError: no labels.
+        UsageError: labels that the network does not know.
+    """
+    from .evaluate import check_labels
     from .runs import numbered_classes
 
+    if known:
+        check_labels(images.name, max(images.require_labels("measuring accuracy")), len(known))
+    if not speak:
+        return
     named = images.class_names or ()
     count = len(named)
     if named and tuple(known) not in (tuple(named), numbered_classes(count)) and not len(known) == count == 1000:

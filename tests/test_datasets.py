@@ -192,7 +192,7 @@ def test_a_csv_row_without_a_label_is_an_error(tmp_path):
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(DataError, match=r"has no images for part train; allowed: digits"):
+    with pytest.raises(UsageError, match=r"has no images for part train; allowed: digits"):
         open_images(str(tmp_path), "train")
 
 
