@@ -6,7 +6,7 @@ import numpy as np
 from timm.data import create_transform
 
 from bossnet_zoo.datasets import ImageSet, open_images
-from bossnet_zoo.errors import DataError
+from bossnet_zoo.errors import DataError, UsageError
 
 from .metadata import Metadata
 
@@ -46,8 +46,8 @@ def calibration_batches(
     """
     try:
         parts = [open_images(source, part) for part in ("train", "test")]
-    except DataError as error:
-        raise DataError(
+    except (DataError, UsageError) as error:
+        raise type(error)(
             f"--calib: {error}; its images for training calibrate, those for testing (a fifth where none are set "
             "apart) are compared on"
         ) from error
