@@ -95,13 +95,13 @@ def check_folder(out: Path, option: str = "--out") -> None:
 
 
 def is_leftover(file: Path) -> bool:
-    """Whether a file or folder has a name that `write_atomically` or `tempfile` gives to unfinished ones."""
-    return re.fullmatch(r"\.(.+\.)?[0-9a-z_]{8,}\.tmp", file.name) is not None
+    """Whether a name is one that `write_atomically`, `tempfile` or safetensors gives to what is unfinished."""
+    return re.fullmatch(r"\.(.+\.)?[0-9a-z_]{8,}\.tmp|\.tmp[0-9A-Za-z]{6}", file.name) is not None
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files, and folders of such, that a killed program left in or below `folder`."""
-    for left in list(folder.rglob(".*.tmp")):
+    for left in list(folder.rglob(".*tmp*")):
         if not is_leftover(left):
             continue
         if left.is_dir():

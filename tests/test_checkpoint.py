@@ -165,10 +165,11 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
 
 
 def test_leftovers_of_a_killed_program_are_removed(tmp_path):
-    keep = ["config.json", "blocks/a.safetensors", ".hidden", "notes.tmp", ".my notes.tmp"]
+    keep = ["config.json", "blocks/a.safetensors", ".hidden", "notes.tmp", ".my notes.tmp", ".tmpfiles"]
     leftovers = [".state.pt.0a1b2c3d.tmp", "blocks/.a.safetensors.00ff00ff.tmp", ".k3_x9abc.tmp/model.safetensors"]
+    leftovers += ["networks/a/.tmpH3fGgT"]  # safetensors has a temporary file of its own
     for name in keep + leftovers:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     remove_leftovers(tmp_path)
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(keep)

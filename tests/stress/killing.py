@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def temporary_files(folder: Path) -> list[str]:
 
 
 def _is_temporary(part: str) -> bool:
-    return part.endswith(".tmp")
+    return part.endswith(".tmp") or re.fullmatch(r"\.tmp\w{6}", part) is not None  # ours, and safetensors'
 
 
 def broken_files(folder: Path) -> str:
