@@ -338,8 +338,9 @@ def _print_formats(as_json: bool) -> None:
     if as_json:
         print_json([dataclasses.asdict(row) for row in FORMATS])
         return
-    shown = [field.name for field in dataclasses.fields(FORMATS[0]) if field.name != "format"]  # the option says it
-    rows = [shown, *([_cell(getattr(row, name)) for name in shown] for row in FORMATS)]
+    shown = [field.name for field in dataclasses.fields(FORMATS[0]) if field.name != "format"]
+    head = ["format" if name == "option" else name for name in shown]  # what is typed says both, in 80 columns
+    rows = [head, *([_cell(getattr(row, name)) for name in shown] for row in FORMATS)]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
