@@ -20,10 +20,10 @@ from torch import nn
 from .checkpoint import check_fields, load_json, read_metadata, reading, save_weights, write_atomically
 from .errors import BossNetError, CheckpointError, NoWeightsError, UsageError, unknown
 from .models.weights import LOCAL_WEIGHTS, load_strictly, read_weights
+from .not_a_run import BEST, no_run
 from .preprocessing import check_preprocessing
 from .recipes import Recipe
 from .spaces import Arch, HyTraArch, MBConvArch, NatsArch, parse_arch
-from .strange_folders import BEST, no_run
 
 WEIGHTS = {"best": BEST, "model": "last.safetensors", "ema": "last_ema.safetensors"}
 ROLE = "file"  # metadata of a run's weights: the name of the file they were written as
