@@ -210,7 +210,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "Options of the space": options_in_words(record.space) if record.space else "",
         "Method": _method_fact(config),
         "Images": _images_fact(record),
-        "Labels": "never read while searching; used for the first time to retrain" if record.demo.get("data") else "",
+        "Labels": "not used to search, only to retrain" if record.demo.get("data") else "",
         "Training": _training_fact(config.get("settings", {})),
         "Ratings": f"{ratings}, enough to score {coverage}" if coverage else ratings,
         "Seed": str(config.get("seed", "")),
